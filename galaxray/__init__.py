@@ -1,0 +1,5 @@
+"""galaxray: annotate galaxies at survey scale."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

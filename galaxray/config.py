@@ -1,0 +1,178 @@
+"""The configuration of a run: frozen, typed, and closed (an unknown key is an error).
+
+Every field is a flag of ``pipelines/annotate_catalog.py`` (dotted: ``--cutouts.layer ls-dr9``) and a key of a
+TOML recipe (``[cutouts] layer = "ls-dr9"``). Units stand in the names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "STAGES",
+    "CatalogConfig",
+    "ClassifierConfig",
+    "ComputeConfig",
+    "CutoutConfig",
+    "EmbedderConfig",
+    "RunConfig",
+    "SegmenterConfig",
+    "StageName",
+]
+
+StageName = Literal["fetch", "classify", "embed", "segment"]
+STAGES: tuple[StageName, ...] = ("fetch", "classify", "embed", "segment")
+
+Positive = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class CatalogConfig(Section):
+    """How to read the catalogue. What is left out is found by common names and UCDs."""
+
+    format: Literal["auto", "csv", "tsv", "ecsv", "parquet", "fits", "votable"] = "auto"
+    """File format; ``auto`` goes by the content, then by the name."""
+    id_column: str | None = None
+    """Column with the object's identifier."""
+    ra_column: str | None = None
+    """Column with the right ascension (ICRS)."""
+    dec_column: str | None = None
+    """Column with the declination (ICRS)."""
+    path_column: str | None = None
+    """Column with the path or URI of the image (source ``files``)."""
+    pixel_scale_column: str | None = None
+    """Column with the pixel scale of each row's cutout, in arcsec."""
+    size_column: str | None = None
+    """Column with the width of each row's cutout on the sky, in arcsec."""
+    angle_unit: Literal["auto", "deg", "rad", "hourangle"] = "auto"
+    """Unit of right ascension; ``auto`` goes by unit and content."""
+    hdu: int | str | None = None
+    """FITS extension with the table; the first table otherwise."""
+
+
+class CutoutConfig(Section):
+    """Where the pixels come from, and how politely they are asked for."""
+
+    source: Literal["legacysurvey", "sdss", "hips", "files"] = "legacysurvey"
+    """``legacysurvey`` viewer, ``sdss`` SkyServer, ``hips`` (CDS hips2fits) or ``files``."""
+    base_url: str | None = None
+    """Address of the service, where it is not the public one."""
+    layer: str = "ls-dr10"
+    """Legacy Survey layer."""
+    bands: str = "grz"
+    """Bands of a Legacy Survey FITS cutout."""
+    hips: str = "CDS/P/DESI-Legacy-Surveys/DR10/color"
+    """HiPS identifier of source ``hips``."""
+    format: Literal["jpg", "fits"] = "jpg"
+    """What to ask a service for; a FITS cutout is drawn with the survey's published RGB stretch."""
+    size_pixels: PositiveInt = 256
+    """Width and height of a cutout."""
+    pixel_scale_arcsec: Positive = 0.262
+    """Pixel scale, unless the catalogue has one per row."""
+    fov_arcsec: Positive | None = None
+    """Width on the sky; with it the pixel scale is ``fov_arcsec / size_pixels``."""
+    path_template: str | None = None
+    """Path of each image for source ``files``, e.g. ``images/{object_id}.jpg`` or ``s3://b/{object_id:.4}/{object_id}.png``."""
+    requests_per_s: Positive | None = 10.0
+    """Requests per second to a service, all workers together."""
+    max_in_flight: PositiveInt = 16
+    """Requests in flight to a service, all workers together."""
+    timeout_s: Positive = 30.0
+    """Longest wait for one answer."""
+    max_attempts: PositiveInt = 5
+    """Tries per row before it is ``throttled`` or ``unreachable``."""
+    backoff_s: Positive = 0.5
+    """First wait before another try; doubles, with full jitter, up to ``max_backoff_s``."""
+    max_backoff_s: Positive = 60.0
+    """Longest wait before another try, also where Retry-After asks for more."""
+    max_bytes: PositiveInt = 64 * 2**20
+    """Largest answer that is read."""
+    max_pixels: PositiveInt = 64_000_000
+    """Largest image that is decoded."""
+    cache: str | None = None
+    """Folder where answers are kept, by content and by request."""
+    contact: str | None = None
+    """Your e-mail or page, added to the User-Agent so that a service can reach you."""
+
+
+class ClassifierConfig(Section):
+    """The classifier: a decision tree, classes, or regression."""
+
+    weights: tuple[str, ...] = ("builtin:classifier",)
+    """Model file (Zoobot ``.ckpt``, or ours), ``builtin:NAME`` or ``hf_hub:OWNER/NAME``; several make an ensemble."""
+    passes: PositiveInt = 1
+    """Monte Carlo dropout passes per model."""
+    tree: str | None = None
+    """Decision tree, where the model file does not name it; e.g. ``gz_decals_5``."""
+    labels: tuple[str, ...] | None = None
+    """Names of the classes or regression targets, where the model file does not hold them."""
+    seed: int = 0
+    """Seed of the dropout passes."""
+
+
+class EmbedderConfig(Section):
+    """The variational autoencoder."""
+
+    weights: str = "builtin:vae"
+    """Model file or ``builtin:NAME``."""
+
+
+class SegmenterConfig(Section):
+    """The UNet for spiral-arm and bar masks."""
+
+    weights: str = "builtin:segmenter"
+    """Model file or ``builtin:NAME``."""
+    where: Literal["face-on-featured", "all"] = "face-on-featured"
+    """Which galaxies are segmented; the default asks the classifier for a featured disk that is not edge-on."""
+    min_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Least vote fraction for featured-or-disk and for not edge-on."""
+
+
+class ComputeConfig(Section):
+    """What runs where."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes GPUs if the cluster has any."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the models."""
+    batch_size: PositiveInt | None = None
+    """Images per forward pass; by device where left out."""
+    num_cpus: PositiveInt | None = None
+    """Logical CPUs of a local Ray; all cores where left out."""
+    actors: Literal["shared", "separate"] = "shared"
+    """Whether the models share one actor (``shared``) or have one each."""
+    gpus_per_actor: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Fraction of a GPU for each model actor."""
+    rows_per_unit: PositiveInt | None = None
+    """Rows per work unit, the grain of resuming and of output files; by the catalogue's size where left out."""
+    stall_timeout_s: Positive = 600.0
+    """A run without progress for this long ends with an error that names the stage."""
+
+
+class RunConfig(Section):
+    """Everything that decides what a run does."""
+
+    catalog: str
+    """Catalogue: CSV, TSV, ECSV, Parquet (file or folder), FITS table or VOTable; a path, ``s3://`` or ``https://``."""
+    output: str
+    """Run folder: a path or ``s3://``."""
+    stages: tuple[StageName, ...] = STAGES
+    """What to do, comma separated: fetch,classify,embed,segment."""
+    limit: PositiveInt | None = None
+    """Only the first rows of the catalogue."""
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Exit with status 3 if more rows than this failed."""
+    columns: CatalogConfig = CatalogConfig()
+    cutouts: CutoutConfig = CutoutConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
+    compute: ComputeConfig = ComputeConfig()
