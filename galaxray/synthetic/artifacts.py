@@ -1,0 +1,59 @@
+"""What is no galaxy: a saturated star, a satellite's trail, columns without data. Drawn over the finished flux."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from galaxray.synthetic.galaxy import SyntheticGalaxy, random_generator
+
+__all__ = ["add_artifact"]
+
+Plane = NDArray[np.float32]
+
+
+def add_artifact(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> None:
+    """Draw the artifact of ``galaxy`` over ``flux`` (3, H, W), in place; axes as for `add_galaxy`."""
+    draw = {"saturated-star": _saturated_star, "satellite-trail": _satellite_trail, "bad-columns": _bad_columns}
+    draw[galaxy.artifact](flux, galaxy, east, north)
+
+
+def _saturated_star(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> None:
+    rng = random_generator(7, galaxy.seed)
+    size = galaxy.effective_radius_arcsec
+    squared = np.square(east)[None, :] + np.square(north)[:, None]
+    halo = 60 * (1 + squared * np.float32(1 / (0.35 * size) ** 2)) ** np.float32(-2.2)
+    angle = rng.uniform(0.1, 0.7)
+    for turn in (0.0, math.pi / 2):
+        sin, cos = np.float32(math.sin(angle + turn)), np.float32(math.cos(angle + turn))
+        along, across = (north * cos)[:, None] + (east * sin)[None, :], (east * cos)[None, :] - (north * sin)[:, None]
+        halo += 3 * np.exp(-np.abs(along) * np.float32(1.3 / size) - np.square(across) * np.float32(1 / 0.8**2))
+    tint = np.float32(rng.choice([[1.3, 1.0, 0.7], [0.6, 1.0, 1.9], [0.9, 1.0, 1.3]]))
+    flux += halo * tint[:, None, None]
+    bleeding = (np.abs(east) < 0.09 * size)[None, :] & (np.abs(north) < rng.uniform(1.0, 4.0) * size)[:, None]
+    flux[2][bleeding] = 0.02  # electrons spilt along the column: that band has no data there
+
+
+def _satellite_trail(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> None:
+    rng = random_generator(7, galaxy.seed)
+    size = galaxy.effective_radius_arcsec
+    for _ in range(int(rng.integers(1, 4))):
+        angle, shift = rng.uniform(0, math.pi), rng.normal(0, 0.5 * size)
+        across = (east * np.float32(math.cos(angle)))[None, :] - (north * np.float32(math.sin(angle)))[:, None]
+        width = rng.uniform(0.08, 0.2) * size
+        band = int(rng.integers(3))
+        flux[band] += np.float32(rng.uniform(0.5, 2)) * np.exp(np.square(across - np.float32(shift)) * np.float32(-0.5 / width**2))
+
+
+def _bad_columns(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> None:
+    rng = random_generator(7, galaxy.seed)
+    size = galaxy.effective_radius_arcsec
+    reach = (np.abs(north) < 6 * size)[:, None] & (np.abs(east) < 6 * size)[None, :]
+    for band in range(3):
+        edge = rng.uniform(-1.2, 1.2) * size
+        flux[band][reach & (east > edge if rng.random() < 0.5 else east < edge)[None, :]] = 0.0
+        for _ in range(4):
+            column = rng.uniform(-3, 3) * size
+            flux[band][reach & (np.abs(east - column) < 0.06 * size)[None, :]] = np.float32(rng.uniform(-0.05, 0.5))
