@@ -96,7 +96,7 @@ def _disk(radius: float, rng: np.random.Generator) -> dict[str, Any]:
         shape |= {
             "bar_strength": strength,
             "bar_semi_length_arcsec": radius * float(rng.uniform(0.65, 0.85) * (0.55 + 0.6 * strength)),
-            "bar_axis_ratio": float(rng.uniform(0.2, 0.32)),
+            "bar_axis_ratio": float(rng.uniform(0.24, 0.36)),
             "bulge_to_total": min(bulge, 0.42),
             "bulge_radius_arcsec": 0.7 * shape["bulge_radius_arcsec"],
             "bar_plane_angle_deg": float(rng.uniform(0, 180)),

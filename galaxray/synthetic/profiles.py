@@ -195,7 +195,7 @@ def _tails(galaxy: SyntheticGalaxy, major: Plane, minor: Plane) -> Plane:
     turn = rng.choice([-1.0, 1.0]) / math.tan(math.radians(rng.uniform(32, 50)))
     phase = np.arctan2(minor, major) - np.float32(turn) * log_radius - np.float32(2 * math.pi * rng.random())
     tail = np.exp(np.float32(9) * (np.cos(phase) - 1))
-    second = np.float32(rng.uniform(0.0, 0.9))
+    second = np.float32(rng.uniform(0.0, 0.4))
     tail += second * np.exp(np.float32(12) * (np.cos(phase + np.float32(math.pi + rng.normal(0, 0.4))) - 1))
     reach = np.exp(np.square(log_radius - np.float32(0.5)) * np.float32(-1 / (2 * 0.38**2)))
     return tail * reach * np.float32(0.085 * galaxy.disturbance * _NATIVE_AREA / (size**2 * max(galaxy.axis_ratio, 0.3)))

@@ -59,7 +59,7 @@ class Visibility:
         end_on = galaxy.bar_length_arcsec * galaxy.bar_axis_ratio * 2
         return cls(
             depth=depth,
-            arms=galaxy.arm_strength * math.sqrt(1 - galaxy.bulge_to_total) * depth * face_on * _contrast_left(fwhm / spacing),
+            arms=galaxy.arm_strength * (1 - galaxy.bulge_to_total) ** 0.8 * depth * face_on * _contrast_left(fwhm / spacing),
             bar=galaxy.bar_strength * depth * math.sqrt(face_on) * _contrast_left(fwhm / max(end_on, 0.1)),
             ring=galaxy.ring_strength * depth * face_on * _contrast_left(fwhm / max(galaxy.ring_radius_arcsec, 0.1)),
             edge_on=depth * (0.8 + 0.2 * galaxy.dust) if galaxy.kind == "edge-on" else 0.0,
@@ -70,7 +70,7 @@ class Visibility:
     def featured(self) -> float:
         """How clearly any feature shows."""
         hidden = (1 - self.arms) * (1 - 0.85 * self.bar) * (1 - 0.7 * self.ring) * (1 - self.edge_on)
-        return 1 - hidden * (1 - 0.45 * self.disturbance)
+        return 1 - hidden * (1 - 0.55 * self.disturbance)
 
 
 def _contrast_left(fwhm_over_period: float) -> float:
@@ -99,7 +99,7 @@ def vote_probabilities(galaxy: SyntheticGalaxy, survey: Survey | None = None) ->
     answers = {
         "smooth-or-featured": _smooth_or_featured(galaxy, visible),
         "disk-edge-on": _edge_on(galaxy),
-        "has-spiral-arms": _binary(12 * (visible.arms - 0.21)),
+        "has-spiral-arms": _binary(12 * (visible.arms - 0.20)),
         "bar": _bar(visible),
         "bulge-size": _ordered(math.sqrt(galaxy.bulge_to_total), (0.69, 0.50, 0.325, 0.14), 0.045),
         "how-rounded": _ordered(galaxy.axis_ratio, (0.72, 0.42), 0.045),
@@ -180,8 +180,8 @@ def _edge_on(galaxy: SyntheticGalaxy) -> NDArray[np.float64]:
 
 
 def _bar(visible: Visibility) -> NDArray[np.float64]:
-    barred = _sigmoid(13 * (visible.bar - 0.20))
-    strong = _sigmoid(13 * (visible.bar - 0.46))
+    barred = _sigmoid(14 * (visible.bar - 0.17))
+    strong = _sigmoid(14 * (visible.bar - 0.37))
     return np.array([barred * strong, barred * (1 - strong), 1 - barred])
 
 
