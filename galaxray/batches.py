@@ -59,7 +59,10 @@ def _to_arrow(array: np.ndarray) -> pa.Array:
         # large_binary: a unit of large images passes the 2 GiB that 32-bit offsets reach
         return pa.array(array, type=pa.large_binary() if kind is bytes else pa.string(), from_pandas=True)
     if array.ndim > 1:
-        return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
+        shape = array.shape[1:]
+        flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+        storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shape)))
+        return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(flat.type, shape), storage)
     return pa.array(array)
 
 
@@ -68,7 +71,7 @@ def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     if isinstance(array, pa.ChunkedArray):  # combine_chunks of an empty column
         return np.empty(0, dtype=object)
     if isinstance(array, pa.FixedShapeTensorArray):
-        return array.to_numpy_ndarray()
+        return array.storage.flatten().to_numpy().reshape(-1, *array.type.shape)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type):
         return text_array(array.to_pylist())
     return array.to_numpy(zero_copy_only=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
     "STAGES",
@@ -27,6 +27,7 @@ STAGES: tuple[StageName, ...] = ("fetch", "classify", "embed", "segment")
 
 Positive = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0)]
+Rate = Annotated[Positive | None, BeforeValidator(lambda value: None if value == "none" else value)]
 
 
 class Section(BaseModel):
@@ -81,8 +82,8 @@ class CutoutConfig(Section):
     """Width on the sky; with it the pixel scale is ``fov_arcsec / size_pixels``."""
     path_template: str | None = None
     """Path of each image for source ``files``, e.g. ``images/{object_id}.jpg`` or ``s3://b/{object_id:.4}/{object_id}.png``."""
-    requests_per_s: Positive | None = 10.0
-    """Requests per second to a service, all workers together."""
+    requests_per_s: Rate = 10.0
+    """Requests per second to a service, all workers together; ``none`` for a service of your own."""
     max_in_flight: PositiveInt = 16
     """Requests in flight to a service, all workers together."""
     timeout_s: Positive = 30.0

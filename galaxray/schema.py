@@ -113,7 +113,9 @@ def to_table(batch: Batch) -> pa.Table:
 def _to_arrow(name: str, values: np.ndarray, missing: np.ndarray | None) -> pa.Array:
     if values.ndim == 2:  # embedding
         flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
-        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=None if missing is None else pa.array(missing))
+        return pa.FixedSizeListArray.from_arrays(
+            flat, values.shape[1], mask=None if missing is None else pa.array(missing)
+        )
     column_type = COLUMNS[name].type if name in COLUMNS else pa.from_numpy_dtype(values.dtype)
     if missing is None:
         missing = np.zeros(len(values), dtype=bool)

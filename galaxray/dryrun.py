@@ -1,0 +1,44 @@
+"""The plan of a run in words, for ``--dry-run``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from galaxray.catalog import Catalog
+from galaxray.config import RunConfig
+from galaxray.cutouts import estimate
+from galaxray.plan import choose_rows_per_unit
+from galaxray.modelset import ModelSet
+
+__all__ = ["dry_run"]
+
+
+def dry_run(config: RunConfig, catalog: Catalog, models: ModelSet, pools: Sequence[str]) -> str:
+    """What the run would do, asking nothing of a survey service.
+
+    Parameters
+    ----------
+    config : RunConfig
+    catalog : Catalog
+        Counted here if its format does not say how many rows it has.
+    models : ModelSet
+    pools : sequence of str
+        A line per stage: actors and their share of the cluster.
+    """
+    num_rows = catalog.num_rows
+    if num_rows is None:
+        num_rows = sum(piece.num_rows for piece in catalog.slices(limit=config.limit))
+    num_rows = min(num_rows, config.limit or num_rows)
+    rows_per_unit = choose_rows_per_unit(config, num_rows)
+    lines = [
+        f"catalogue  {config.catalog}: {num_rows:,} rows",
+        catalog.describe(),
+        f"cutouts    {estimate(config.cutouts, num_rows).sentence}",
+        *models.lines,
+        f"output     {config.output}: {math.ceil(num_rows / rows_per_unit):,} files of {rows_per_unit:,} rows",
+        "cluster",
+        *(f"  {line}" for line in pools),
+        "Nothing was done: leave --dry-run out to begin.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,94 @@
+"""The models of a run: what they are, and the stages that they become.
+
+torch is imported only where a model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from galaxray.config import RunConfig
+from galaxray.images import View
+from galaxray.stages import Classify, Embed, Segment, Stage
+
+__all__ = ["ModelSet", "describe_models", "model_stages"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSet:
+    """What the models of a run are.
+
+    Attributes
+    ----------
+    views : tuple of View
+        What they look at; an image is decoded once for all.
+    record : dict
+        What decides their predictions, for ``run.json``.
+    lines : tuple of str
+        A line per model for a person.
+    """
+
+    views: tuple[View, ...]
+    record: dict[str, Any]
+    lines: tuple[str, ...]
+
+
+def describe_models(config: RunConfig) -> ModelSet:
+    """Load the models of a run once, so that a bad file is found before anything starts.
+
+    Raises
+    ------
+    WeightsError, ConfigError
+        If a model cannot be loaded, or cannot do what is asked of it.
+    """
+    views: list[View] = []
+    record: dict[str, Any] = {}
+    lines: list[str] = []
+    for name, stage in model_stages(config, config.stages, "cpu", 1).items():
+        match stage:
+            case Classify(classifier=model):
+                tree = model.tree.name if model.tree else None
+                record["classifier"] = {"digest": model.digest, "task": model.task, "tree": tree}
+                passes = f", {config.classifier.passes} passes" if config.classifier.passes > 1 else ""
+                what = f"{', '.join(config.classifier.weights)} ({tree or model.task}, {len(model.labels)} outputs{passes})"
+            case Embed(embedder=model):
+                record["embedder"] = {"digest": model.digest, "dim": model.dim}
+                what = f"{config.embedder.weights} ({model.dim} dimensions)"
+            case Segment(segmenter=model):
+                record["segmenter"] = {"digest": model.digest}
+                what = f"{config.segmenter.weights} ({config.segmenter.where})"
+        views.append(model.view)
+        lines.append(f"{name:<10} {what}, at {model.view.name}")
+    return ModelSet(views=tuple(dict.fromkeys(views)), record=record, lines=tuple(lines))
+
+
+def model_stages(config: RunConfig, names: Sequence[str], device: str, num_threads: int) -> dict[str, Stage]:
+    """Load models and make their stages, where they are to run.
+
+    Parameters
+    ----------
+    config : RunConfig
+    names : sequence of str
+        Those of ``classify``, ``embed`` and ``segment`` that are wanted; other names are passed over.
+    device : {"cpu", "cuda"}
+    num_threads : int
+        Threads of each model on a CPU.
+    """
+    if not {"classify", "embed", "segment"} & set(names):
+        return {}
+    from galaxray import models  # loads torch
+
+    precision = config.compute.precision
+    models.set_num_threads(num_threads)
+    stages: dict[str, Stage] = {}
+    if "classify" in names:
+        classifier = models.load_classifier(config.classifier.weights, config.classifier, device, precision)
+        stages["classify"] = Classify(classifier)
+    if "embed" in names:
+        stages["embed"] = Embed(models.load_embedder(config.embedder.weights, device, precision))
+    if "segment" in names:
+        segmenter = models.load_segmenter(config.segmenter.weights, device, precision)
+        stages["segment"] = Segment(segmenter, config.segmenter)
+    return stages

@@ -1,0 +1,93 @@
+"""What a person sees while a long run goes on: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from galaxray.schema import Status
+
+__all__ = ["RunProgress"]
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class RunProgress:
+    """Progress of a run in rows.
+
+    Parameters
+    ----------
+    total : int
+        Rows of the catalogue.
+    by_status : mapping of str to int
+        Rows by status that were finished before this program began; they do not count for the rate.
+    stream : file
+        Where to show it; a bar if it is a terminal.
+    """
+
+    def __init__(self, total: int, by_status: Mapping[str, int], stream: TextIO = sys.stderr) -> None:
+        self.total = total
+        self.by_status = Counter(by_status)
+        self.before = self.by_status.total()
+        self.stream = stream
+        self.started = self.last_line = time.monotonic()
+        self._bar = _bar(stream) if stream.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.total, completed=self.done, rate="", counts="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    @property
+    def done(self) -> int:
+        """Rows that are finished."""
+        return self.by_status.total()
+
+    def update(self, by_status: Mapping[str, int], before: Mapping[str, int] | None = None) -> None:
+        """Count the rows of a finished unit; ``before`` is what they counted for, if it was done again."""
+        self.by_status.update(by_status)
+        self.by_status.subtract(before or {})
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, rate=self._rate(now), counts=self._counts())
+        elif now - self.last_line >= SECONDS_BETWEEN_LINES or self.done == self.total:
+            self.last_line = now
+            print(self.line(now), file=self.stream, flush=True)
+
+    def line(self, now: float) -> str:
+        """The state as one line of a log."""
+        rate = (self.done - self.before) / max(now - self.started, 1e-9)
+        left = timedelta(seconds=round((self.total - self.done) / rate)) if rate else "?"
+        share = f"{self.done:,} of {self.total:,} rows ({100 * self.done / self.total:.1f} %)"
+        return f"{share}, {self._rate(now)}, {left} to go; {self._counts()}"
+
+    def _rate(self, now: float) -> str:
+        return f"{(self.done - self.before) / max(now - self.started, 1e-9):,.1f} rows/s"
+
+    def _counts(self) -> str:
+        order = [status.value for status in Status]
+        return ", ".join(f"{name} {self.by_status[name]:,}" for name in order if self.by_status[name])
+
+
+def _bar(stream: TextIO) -> Progress:
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[counts]}"),
+        console=Console(file=stream),
+    )

@@ -1,0 +1,216 @@
+"""A run: its folder, its work units, and what is left to do.
+
+The catalogue is cut into *work units* of consecutive rows when the run is planned, and each unit becomes exactly one
+file, ``annotations/unit-00000042.parquet``, written whole or not at all. That is the whole mechanism behind "exactly
+once": a unit is done if and only if its file is there, doing it again writes the same rows under the same name, and
+no other record has to agree with the files.
+
+::
+
+    OUTPUT/run.json                        what the run is; written last of the plan, so it means "planned"
+    OUTPUT/catalog/part-00000.parquet      the checked catalogue, one row group per unit
+    OUTPUT/annotations/unit-00000000.parquet
+    OUTPUT/thumbnails/unit-00000000.parquet   pictures of a small sample, for the report
+    OUTPUT/summary.json, OUTPUT/report.html
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from galaxray.batches import Batch, from_table
+from galaxray.errors import RunError, RunMismatchError
+from galaxray.schema import TRANSIENT_STATUSES
+from galaxray.storage import Folder, open_folder
+
+__all__ = ["UNITS_PER_PART", "Run", "UnitRecord", "open_run", "part_name", "unit_name"]
+
+UNITS_PER_PART = 256
+"""Units in one file of the checked catalogue: few enough that its footer stays small."""
+
+ERROR_KINDS_PER_UNIT = 20
+"""Distinct error texts kept for the histogram, so that a million different ones cannot fill the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRecord:
+    """What the footer of a unit's file says about it."""
+
+    unit: int
+    rows: int
+    by_status: dict[str, int]
+    errors: dict[str, int]
+
+    @property
+    def transient(self) -> int:
+        """Rows that another try may mend."""
+        return sum(self.by_status.get(status, 0) for status in TRANSIENT_STATUSES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A planned run. Cheap to pickle: workers open the folder themselves.
+
+    Attributes
+    ----------
+    output : str
+        Address of the run folder.
+    run_id : str
+    num_rows, num_units, rows_per_unit : int
+    record : dict
+        The content of ``run.json``.
+    """
+
+    output: str
+    run_id: str
+    num_rows: int
+    num_units: int
+    rows_per_unit: int
+    record: dict[str, Any]
+
+    @property
+    def folder(self) -> Folder:
+        return open_folder(self.output)
+
+    def done(self) -> list[int]:
+        """Units whose file is there, sorted."""
+        return [_unit_number(name) for name in self.folder.list("annotations") if name.startswith("unit-")]
+
+    def pending(self) -> list[int]:
+        """Units still to do, sorted."""
+        return sorted(set(range(self.num_units)) - set(self.done()))
+
+    def records(self) -> Iterator[UnitRecord]:
+        """What is known of each finished unit, from the footers alone."""
+        folder = self.folder
+        with ThreadPoolExecutor(16) as threads:  # a footer is one short read: latency, not bandwidth
+            yield from threads.map(lambda unit: _read_record(folder, unit), self.done())
+
+    def retryable(self) -> list[int]:
+        """Finished units with rows that another try may mend."""
+        return [record.unit for record in self.records() if record.transient]
+
+    def read_unit(self, unit: int, *, retry: bool = False) -> Batch:
+        """Rows of a unit as the catalogue gives them; with ``retry`` only those whose status is transient."""
+        folder = self.folder
+        part, group = divmod(unit, UNITS_PER_PART)
+        with folder.open(part_name(part)) as file:
+            batch = from_table(pq.ParquetFile(file).read_row_group(group))
+        batch["attempts"] = np.zeros(len(batch["row_index"]), dtype=np.int16)
+        if retry:
+            with folder.open(unit_name(unit)) as file:
+                before = from_table(pq.read_table(file, columns=["row_index", "status", "attempts"]))
+            again = np.isin(before["status"].astype(str), sorted(TRANSIENT_STATUSES))
+            batch["attempts"] = before["attempts"]
+            batch = {name: values[again] for name, values in batch.items()}
+        return batch
+
+    def commit(self, unit: int, table: pa.Table, *, retry: bool = False) -> tuple[UnitRecord, UnitRecord | None]:
+        """Write a finished unit; with ``retry`` its rows replace those of the same index in the file that is there.
+
+        Returns
+        -------
+        record, before : UnitRecord
+            What the file says now, and what the file said that it replaces.
+        """
+        folder = self.folder
+        before = None
+        if retry:
+            before = _read_record(folder, unit)
+            with folder.open(unit_name(unit)) as file:
+                table = _replace_rows(pq.read_table(file), table)
+        expected = min(self.rows_per_unit, self.num_rows - unit * self.rows_per_unit)
+        if table.num_rows != expected:
+            raise RunError(f"unit {unit} has {table.num_rows} rows where the catalogue has {expected}")
+        record = UnitRecord(
+            unit=unit,
+            rows=table.num_rows,
+            by_status=dict(Counter(table["status"].to_pylist())),
+            errors=dict(Counter(text for text in table["error"].to_pylist() if text).most_common(ERROR_KINDS_PER_UNIT)),
+        )
+        table = table.replace_schema_metadata({"galaxray": json.dumps(asdict(record)), "run_id": self.run_id})
+        folder.write(unit_name(unit), _parquet(table))
+        return record, before
+
+    def commit_thumbnails(self, unit: int, table: pa.Table) -> None:
+        """Write the pictures of a unit's sample (columns ``row_index``, ``jpeg``)."""
+        self.folder.write(f"thumbnails/unit-{unit:08d}.parquet", _parquet(table))
+
+    def verify(self) -> list[UnitRecord]:
+        """Records of all units, after checking that the table has every catalogue row exactly once.
+
+        Raises
+        ------
+        RunError
+            If a unit is missing, foreign, or has another number of rows than the catalogue.
+        """
+        records = list(self.records())
+        if [record.unit for record in records] != list(range(self.num_units)):
+            raise RunError(f"{self.output}: {len(records)} units are there, {self.num_units} are planned; run it again")
+        rows = sum(record.rows for record in records)
+        if rows != self.num_rows:
+            raise RunError(f"{self.output}: {rows} rows are there, the catalogue has {self.num_rows}")
+        return records
+
+
+def unit_name(unit: int) -> str:
+    """Name of a unit's file in the run folder."""
+    return f"annotations/unit-{unit:08d}.parquet"
+
+
+def open_run(output: str) -> Run | None:
+    """The run that is planned in a folder, or None."""
+    folder = open_folder(output)
+    if not folder.exists("run.json"):
+        return None
+    try:
+        record = json.loads(folder.read("run.json"))
+        return Run(
+            output=folder.root,
+            run_id=record["run_id"],
+            num_rows=record["catalog"]["rows"],
+            num_units=record["num_units"],
+            rows_per_unit=record["rows_per_unit"],
+            record=record,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunMismatchError(
+            f"{output}/run.json was not written by galaxray ({error!r}): use another --output"
+        ) from error
+
+
+def _replace_rows(old: pa.Table, new: pa.Table) -> pa.Table:
+    new = new.select(old.column_names).cast(old.schema.remove_metadata())
+    kept = old.filter(~np.isin(old["row_index"].to_numpy(), new["row_index"].to_numpy()))
+    return pa.concat_tables([kept.cast(new.schema), new]).sort_by("row_index").cast(old.schema)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _read_record(folder: Folder, unit: int) -> UnitRecord:
+    with folder.open(unit_name(unit)) as file:
+        metadata = pq.read_metadata(file)
+    return UnitRecord(**json.loads(metadata.metadata[b"galaxray"]))
+
+
+def _unit_number(name: str) -> int:
+    return int(name.removeprefix("unit-").removesuffix(".parquet"))
+
+
+def part_name(part: int) -> str:
+    """Name of a file of the checked catalogue in the run folder."""
+    return f"catalog/part-{part:05d}.parquet"

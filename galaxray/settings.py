@@ -1,0 +1,157 @@
+"""Configuration from flags and TOML recipes, with messages that say how to mend a mistake."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+
+from galaxray.config import RunConfig
+from galaxray.errors import ConfigError
+
+__all__ = ["AnnotateSettings", "read_settings"]
+
+
+class AnnotateSettings(RunConfig, BaseSettings):
+    """Annotate every galaxy of a catalogue: votes with error bars, embeddings, spiral-arm and bar masks.
+
+    One Parquet row comes out for every catalogue row, in OUTPUT/annotations; a galaxy that has no good image gets the
+    reason instead of predictions. Killed, and run again with the same command, it goes on where it was.
+
+    Examples:
+      annotate_catalog.py --catalog galaxies.fits --output out
+      annotate_catalog.py --catalog galaxies.csv --output out --dry-run
+      annotate_catalog.py --config configs/laptop.toml --catalog s3://bucket/cat.parquet --output s3://bucket/run1
+      annotate_catalog.py --catalog list.csv --output out --cutouts.source files --cutouts.path_template 'jpg/{object_id}.jpg'
+
+    Exit status: 0 done; 3 done, but more rows failed than --max-failed-fraction; 2 bad input or settings; 1 anything else.
+    """
+
+    config: str | None = Field(None, description="Recipe (TOML) with these same keys; flags win over it.")
+    dry_run: bool = Field(False, description="Print the plan (rows, requests, bytes, time, CPUs, GPUs) and stop.")
+    retry_failed: bool = Field(False, description="Also do again the rows that were throttled or unreachable.")
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=False,
+        cli_implicit_flags=True,
+        cli_exit_on_error=False,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags only, over the recipe: an environment variable must not change what a run gives."""
+        return (init_settings,)
+
+    def run_config(self) -> RunConfig:
+        """The part that decides what the run does."""
+        return RunConfig.model_validate(self.model_dump(include=set(RunConfig.model_fields)))
+
+
+# argparse shows the docstring as it stands in the source, indentation and all.
+AnnotateSettings.__doc__ = inspect.cleandoc(AnnotateSettings.__doc__ or "")
+
+
+def read_settings(arguments: Sequence[str] | None = None, *, program: str | None = None) -> AnnotateSettings:
+    """Read flags, and the recipe that ``--config`` names.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        The command line without the program; ``sys.argv`` if left out.
+    program : str, optional
+        Name shown by ``--help``.
+
+    Raises
+    ------
+    ConfigError
+        One line: the flag or key, what was found, and the nearest name or the choices.
+    SystemExit
+        After ``--help``.
+    """
+    arguments = [_spelled(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    try:
+        flags = CliSettingsSource[Any](AnnotateSettings, cli_parse_args=arguments, cli_prog_name=program)()
+    except SettingsError as error:
+        raise ConfigError(_explain_flags(error, arguments)) from error
+    values = _merge(_read_recipe(flags["config"]), flags) if flags.get("config") else flags
+    try:
+        return AnnotateSettings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain_values(error)) from error
+
+
+def _spelled(word: str) -> str:
+    """``--dry-run`` and ``--dry_run``, ``--max-failed-fraction`` and ``--max_failed_fraction``: both are accepted."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _read_recipe(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"--config {path}: there is no such file") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"--config {path}: no TOML recipe ({error})") from error
+
+
+def _merge(recipe: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(recipe)
+    for key, value in flags.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _explain_flags(error: SettingsError, arguments: Sequence[str]) -> str:
+    text = str(error)
+    _, _, unknown = text.partition("unrecognized arguments: ")
+    if unknown:
+        word = unknown.split()[0]
+        if not word.startswith("--"):
+            return f"{word!r} belongs to no flag: every value follows its flag, as in --catalog galaxies.fits"
+        return f"no flag {word.partition('=')[0]}{_nearest(word.partition('=')[0].lstrip('-'), '--')}"
+    return text.removeprefix("error parsing CLI: ").strip()
+
+
+def _explain_values(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    match first["type"]:
+        case "missing":
+            return f"--{key} is missing; --help shows all flags"
+        case "extra_forbidden":
+            return f"no setting {key!r}{_nearest(key, '')}"
+        case _:
+            return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _nearest(name: str, prefix: str) -> str:
+    names = list(_names(AnnotateSettings))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    # A forgotten section (--layer for --cutouts.layer) is the commonest slip.
+    near = [full for full in names if full.rpartition(".")[2] == name] or near
+    return f"; did you mean {prefix}{near[0]}?" if near else "; --help shows all flags"
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _names(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name

@@ -1,0 +1,145 @@
+"""Annotate every galaxy of a catalogue. ``--help`` says how; the code reads as the data flows."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # only the library is installed, not the programs
+
+import psutil
+
+from galaxray.catalog import open_catalog
+from galaxray.config import RunConfig
+from galaxray.dryrun import dry_run
+from galaxray.errors import GalaxrayError, RunError
+from galaxray.images import View
+from galaxray.modelset import describe_models
+from galaxray.plan import plan_run
+from galaxray.progress import RunProgress
+from galaxray.report import write_report
+from galaxray.runs import Run
+from galaxray.settings import AnnotateSettings, read_settings
+from galaxray.storage import open_folder
+from galaxray.summary import Tally, failed_fraction, summarize, write_summary
+from pipelines.cluster import connect, expected_resources
+from pipelines.resources import Pool, allot, describe
+
+EXIT_TOO_MANY_FAILED = 3
+
+
+def annotate(settings: AnnotateSettings) -> int:
+    """Run the program; the exit status."""
+    began = time.time()
+    config = settings.run_config()
+    catalog = open_catalog(
+        config.catalog,
+        config.columns,
+        need_coordinates=config.cutouts.source != "files",
+        need_path=config.cutouts.source == "files" and config.cutouts.path_template is None,
+    )
+    open_folder(config.output)  # an address that cannot be written to is refused now
+    models = describe_models(config)
+    if settings.dry_run:
+        pools = allot(config, **vars(expected_resources(config.compute)))
+        print(dry_run(config, catalog, models, describe(pools)))
+        return 0
+    with connect(config.compute) as resources:
+        pools = allot(config, **vars(resources))
+        run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog))
+        tally = stream_units(run, settings, pools, models.views, began)
+    summary = summarize(run, run.verify(), tally, on_gpu=any(pool.num_gpus for pool in pools.values()))
+    return finish(run, config, summary)
+
+
+def stream_units(
+    run: Run, settings: AnnotateSettings, pools: dict[str, Pool], views: Sequence[View], began: float
+) -> Tally:
+    """Do what is left of the run: units without a file and, if asked, rows with a transient status."""
+    from pipelines.stream import annotate as annotate_units  # loads ray.data
+
+    config = settings.run_config()
+    finished = list(run.records())
+    done = sum((Counter(record.by_status) for record in finished), Counter[str]())
+    if finished:
+        _say(f"going on with run {run.run_id}: {done.total():,} of {run.num_rows:,} rows are done")
+    retry = [record.unit for record in finished if record.transient] if settings.retry_failed else []
+    tally = Tally(began=began, workers=_workers(config, pools))
+    psutil.cpu_percent()  # the next call gives the share since this one
+    with RunProgress(run.num_rows, done) as progress:
+        for units, again in ((run.pending(), False), (retry, True)):
+            for report in annotate_units(run, config, pools, views, units, retry=again) if units else ():
+                tally.add(report.rows, report.seconds, report.started)
+                progress.update(report.by_status, before=report.by_status_before)
+    tally.cpu_idle = round(1 - psutil.cpu_percent() / 100, 3)
+    return tally
+
+
+def finish(run: Run, config: RunConfig, summary: dict[str, Any]) -> int:
+    """Write summary and report, say what came out; the exit status."""
+    write_summary(run, summary)
+    report = write_report(run.output)
+    counts = ", ".join(f"{name} {count:,}" for name, count in summary["by_status"].items())
+    _say(f"{summary['rows']:,} rows: {counts}")
+    if summary["rows_per_s"]:
+        _say(f"{summary['rows_per_s']:,} rows/s in the stream, {summary['startup_s']:.1f} s to start")
+    print(f"table:   {run.output}/annotations/\nreport:  {report}")
+    failed = failed_fraction(summary)
+    if failed > config.max_failed_fraction:
+        _say(f"{failed:.1%} of the rows failed, more than --max-failed-fraction {config.max_failed_fraction:g}")
+        return EXIT_TOO_MANY_FAILED
+    return 0
+
+
+def _workers(config: RunConfig, pools: dict[str, Pool]) -> dict[str, int]:
+    """Units that each stage can work on at once."""
+    pool_of = {name: name if name in pools else "models" for name in ("decode", "write", *config.stages)}
+    overlap = {"fetch", "decode", "write"}
+    return {
+        name: pools[pool].max_actors * (pools[pool].batches_in_flight if name in overlap else 1)
+        for name, pool in pool_of.items()
+        if pool in pools
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in ("ray", "torch", "timm", "pyarrow")}
+
+
+def _tell_rows(uri: str) -> Callable[[int], None]:
+    """Report on reading a catalogue that takes more than a few seconds."""
+    last = time.monotonic()
+
+    def tell(rows: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 5:
+            last = time.monotonic()
+            _say(f"reading {uri}: {rows:,} rows")
+
+    return tell
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Turn what went wrong into one line and an exit status."""
+    try:
+        return annotate(read_settings(program=Path(__file__).name))
+    except GalaxrayError as error:
+        _say(f"error: {error}")
+        return error.exit_status
+    except KeyboardInterrupt:
+        _say("interrupted: finished units are kept; the same command goes on where this one was")
+        return RunError.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The Ray cluster of a program: the one it was submitted to, or one of its own on this machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from galaxray.config import ComputeConfig
+
+__all__ = ["Resources", "connect", "expected_resources"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Logical resources of a cluster."""
+
+    num_cpus: float
+    num_gpus: float
+
+
+@contextmanager
+def connect(config: ComputeConfig) -> Iterator[Resources]:
+    """Connect to the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start a local one.
+
+    A local cluster has a temporary folder and a token of its own, reports nothing to anyone, and ends with the block.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get("RAY_ADDRESS"):
+        import ray
+
+        ray.init(log_to_driver=True)
+        try:
+            yield _resources()
+        finally:
+            ray.shutdown()
+        return
+    # A token of its own, so that nobody else on this machine can run code in this cluster, and so that Ray need not
+    # write one into the home folder.
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
+    import ray
+
+    temp_dir = tempfile.mkdtemp(prefix="gr-", dir="/tmp")  # short: a socket's path has at most 107 bytes
+    try:
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus or os.cpu_count(),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="WARNING",
+            _temp_dir=temp_dir,
+            # The programs are not installed: workers find them, as the driver does, in the repository.
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        )
+        yield _resources()
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def expected_resources(config: ComputeConfig) -> Resources:
+    """Resources of the cluster that :func:`connect` would give, without starting one."""
+    if os.environ.get("RAY_ADDRESS"):
+        with connect(config) as resources:
+            return resources
+    import torch
+
+    return Resources(num_cpus=float(config.num_cpus or os.cpu_count() or 1), num_gpus=float(torch.cuda.device_count()))
+
+
+def _resources() -> Resources:
+    import ray
+
+    found = ray.cluster_resources()
+    return Resources(num_cpus=found.get("CPU", 0.0), num_gpus=found.get("GPU", 0.0))

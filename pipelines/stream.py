@@ -1,0 +1,228 @@
+"""The stream of work units through Ray Data: fetch -> decode -> models -> write.
+
+To Ray Data one work unit is one row: its galaxies travel packed in the column ``batch``, so that no stage can split a
+unit, mix two, or lose a part of one. The stages themselves are in ``galaxray.stages`` and know nothing of this.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from galaxray.batches import Batch, num_rows, pack, unpack
+from galaxray.config import RunConfig
+from galaxray.images import View
+from galaxray.models.engine import worker_environment
+from galaxray.runs import Run
+from galaxray.schema import to_table
+from galaxray.modelset import model_stages
+from galaxray.stages import Decode, Fetch, Stage
+from pipelines.resources import TASK_CPUS, Pool
+
+__all__ = ["UnitReport", "annotate"]
+
+THUMBNAILS = 400
+"""Pictures that are kept for the report."""
+
+Row = dict[str, np.ndarray]
+"""A work unit as Ray Data hands it over: ``unit``, ``retry`` and ``batch``, arrays of length one."""
+
+Build = Callable[[], dict[str, Stage]]
+"""Makes an actor's stages where they run; picklable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitReport:
+    """What the stream says of a unit once its file is written."""
+
+    unit: int
+    rows: int
+    by_status: dict[str, int]
+    by_status_before: dict[str, int]
+    """What the unit counted for, if it was done again."""
+    seconds: dict[str, float]
+    """Busy time by stage."""
+    started: float
+    """When its first stage began (Unix time)."""
+
+
+def annotate(
+    run: Run, config: RunConfig, pools: dict[str, Pool], views: Sequence[View], units: Sequence[int], *, retry: bool
+) -> Iterator[UnitReport]:
+    """Send units through the stages, and yield a report of each when its file is written.
+
+    Parameters
+    ----------
+    run : Run
+    config : RunConfig
+    pools : dict of str to Pool
+        From :func:`pipelines.resources.allot`.
+    views : sequence of View
+        What the models look at.
+    units : sequence of int
+        Units to do, in order.
+    retry : bool
+        Whether only their rows with a transient status are done again.
+    """
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = 1  # a block is closed after each row, and a row is a unit
+    context.execution_no_progress_timeout_s = int(config.compute.stall_timeout_s)
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+    fetch = partial(_build_fetch, config, share=pools["fetch"].max_actors)
+    dataset = ray.data.read_datasource(
+        _Units(units, retry), override_num_blocks=min(len(units), 16), num_cpus=TASK_CPUS, concurrency=1
+    )
+    dataset = _through(dataset, Source, pools["fetch"], run=run, build=fetch)
+    if views:
+        every = max(1, run.num_rows // THUMBNAILS)
+        decode = partial(_build_decode, config, list(views), every, pools["decode"].num_threads)
+        dataset = _through(dataset, Transform, pools["decode"], build=decode)
+        names = [name for name in config.stages if name != "fetch"]
+        for group in [names] if "models" in pools else [[name] for name in names]:
+            pool = pools.get("models") or pools[group[0]]
+            build = partial(model_stages, config, group, "cuda" if pool.num_gpus else "cpu", pool.num_threads)
+            dataset = _through(dataset, Transform, pool, build=build, runtime_env={"env_vars": worker_environment()})
+    dataset = _through(dataset, Sink, pools["write"], run=run)
+    for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
+        yield UnitReport(**json.loads(batch["report"][0]))
+
+
+def _through(
+    dataset: ray.data.Dataset, actor: type, pool: Pool, *, runtime_env: dict[str, Any] | None = None, **arguments: Any
+) -> ray.data.Dataset:
+    """Add a pool of actors to the stream."""
+    return dataset.map_batches(
+        actor,
+        fn_constructor_kwargs=arguments,
+        batch_size=1,
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+        udf_modifying_row_count=False,
+        runtime_env=runtime_env,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.min_actors,
+            max_size=pool.max_actors,
+            max_concurrent_calls_per_actor=pool.batches_in_flight,
+            # Stages that wait (fetch, write) overlap their units; a model sees one at a time.
+            enable_true_multi_threading=actor is not Transform,
+        ),
+    )
+
+
+class _Units(Datasource):
+    """The list of units to do, one block each."""
+
+    def __init__(self, units: Sequence[int], retry: bool) -> None:
+        self._units = units
+        self._retry = retry
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        return [
+            ReadTask(
+                partial(_list_units, [int(unit) for unit in units], self._retry),
+                BlockMetadata(num_rows=len(units), size_bytes=None, input_files=None, exec_stats=None),
+            )
+            for units in np.array_split(np.asarray(self._units), parallelism)
+            if len(units)
+        ]
+
+
+def _list_units(units: list[int], retry: bool) -> Iterator[pa.Table]:
+    for unit in units:
+        yield pa.table({"unit": [unit], "retry": [retry]})
+
+
+class Source:
+    """Reads units of the checked catalogue and fetches their images. Thread-safe."""
+
+    def __init__(self, run: Run, build: Build) -> None:
+        self.run = run
+        self.stages = build()
+
+    def __call__(self, row: Row) -> Row:
+        unit, retry = int(row["unit"][0]), bool(row["retry"][0])
+        started = time.time()
+        notes = {"unit": unit, "retry": retry, "started": started, "seconds": {}}
+        return _packed(*_apply(self.stages, self.run.read_unit(unit, retry=retry), notes))
+
+
+class Transform:
+    """Runs stages on units."""
+
+    def __init__(self, build: Build) -> None:
+        self.stages = build()
+
+    def __call__(self, row: Row) -> Row:
+        return _packed(*_apply(self.stages, *unpack(row["batch"][0])))
+
+
+class Sink:
+    """Writes finished units. Thread-safe."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __call__(self, row: Row) -> Row:
+        batch, notes = unpack(row["batch"][0])
+        began = time.perf_counter()
+        thumbnail = batch.pop("thumbnail", None)
+        if thumbnail is not None and not notes["retry"]:
+            kept = np.array([picture is not None for picture in thumbnail])
+            if kept.any():
+                pictures = {"row_index": batch["row_index"][kept], "jpeg": pa.array(thumbnail[kept], pa.binary())}
+                self.run.commit_thumbnails(notes["unit"], pa.table(pictures))
+        record, before = self.run.commit(notes["unit"], to_table(batch), retry=notes["retry"])
+        seconds = {**notes["seconds"], "write": time.perf_counter() - began}
+        report = {
+            "unit": record.unit,
+            "rows": num_rows(batch),
+            "by_status": record.by_status,
+            "by_status_before": before.by_status if before else {},
+            "seconds": seconds,
+            "started": notes["started"],
+        }
+        return {"report": np.array([json.dumps(report)], dtype=object)}
+
+
+def _apply(stages: dict[str, Stage], batch: Batch, notes: dict[str, Any]) -> tuple[Batch, dict[str, Any]]:
+    seconds = dict(notes["seconds"])
+    for name, stage in stages.items():
+        began = time.perf_counter()
+        batch = stage(batch)
+        seconds[name] = time.perf_counter() - began
+    return batch, {**notes, "seconds": seconds}
+
+
+def _packed(batch: Batch, notes: dict[str, Any]) -> Row:
+    packed = np.empty(1, dtype=object)
+    packed[0] = pack(batch, notes)
+    return {"batch": packed}
+
+
+def _build_fetch(config: RunConfig, *, share: int) -> dict[str, Stage]:
+    return {"fetch": Fetch(config.cutouts, share=share)}
+
+
+def _build_decode(config: RunConfig, views: list[View], thumbnail_every: int, num_threads: int) -> dict[str, Stage]:
+    return {
+        "decode": Decode(
+            views, max_pixels=config.cutouts.max_pixels, thumbnail_every=thumbnail_every, num_threads=num_threads
+        )
+    }

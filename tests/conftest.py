@@ -1,0 +1,42 @@
+"""Fixtures that every tier shares."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+
+# Set before anything imports numpy or torch: tests share few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Address of a real S3 server on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_endpoint: str) -> Iterator[str]:
+    """A bucket of its own, ``s3://NAME``; the environment points every S3 client at the server."""
+    import s3fs
+
+    environment = {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    name = f"galaxray-{uuid.uuid4().hex[:12]}"
+    with mock.patch.dict(os.environ, environment):
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir(name)
+        yield f"s3://{name}"

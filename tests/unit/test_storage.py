@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from galaxray.errors import ConfigError
+from galaxray.storage import LocalFolder, S3Folder, open_folder
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request, tmp_path):
+    if request.param == "local":
+        return open_folder(str(tmp_path / "run"))
+    return open_folder(request.getfixturevalue("s3_bucket") + "/run")
+
+
+def test_files_come_back_as_written(folder, tmp_path):
+    assert not folder.exists("a/b.bin")
+    assert folder.list("a") == []
+    with pytest.raises(FileNotFoundError):
+        folder.read("a/b.bin")
+
+    folder.write("a/b.bin", b"one")
+    folder.write("a/b.bin", b"two")
+    local = tmp_path / "c.bin"
+    local.write_bytes(b"three")
+    folder.adopt(local, "a/c.bin")
+
+    assert folder.exists("a/b.bin")
+    assert folder.list("a") == ["b.bin", "c.bin"]
+    assert folder.read("a/b.bin") == b"two"
+    assert folder.read("a/c.bin") == b"three"
+    assert not local.exists()
+    with folder.open("a/c.bin") as file:
+        file.seek(2)
+        assert file.read() == b"ree"
+
+
+def test_a_local_file_appears_only_when_it_is_whole(tmp_path, monkeypatch):
+    folder = LocalFolder(str(tmp_path))
+    folder.write("annotations/u.parquet", b"old")
+    seen = []
+
+    def look_then_fail(_: int) -> None:
+        seen.extend(path.read_bytes() for path in (tmp_path / "annotations").iterdir())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", look_then_fail)
+    with pytest.raises(OSError, match="No space left"):
+        folder.write("annotations/u.parquet", b"new")
+    assert seen == [b"old"]
+    assert folder.read("annotations/u.parquet") == b"old"
+    assert folder.list("annotations") == ["u.parquet"]
+    folder.clean()
+    assert not (tmp_path / ".staging").exists()
+
+
+def test_addresses():
+    assert isinstance(open_folder("out"), LocalFolder)
+    assert open_folder("out").root == str(Path("out").absolute())
+    with pytest.raises(ConfigError, match="names no bucket"):
+        open_folder("s3://")
+    with pytest.raises(ConfigError, match="not ftp://"):
+        open_folder("ftp://host/x")
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "f").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        open_folder(str(tmp_path / "f"))
+
+
+def test_s3_type(s3_bucket):
+    assert isinstance(open_folder(s3_bucket + "/x"), S3Folder)
