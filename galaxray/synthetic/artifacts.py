@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxray.synthetic.galaxy import SyntheticGalaxy, random_generator
+from galaxray.synthetic.sky import BrightStar
 
-__all__ = ["add_artifact"]
+__all__ = ["add_artifact", "add_bright_star"]
 
 Plane = NDArray[np.float32]
 
@@ -30,10 +31,21 @@ def _saturated_star(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Pl
         sin, cos = np.float32(math.sin(angle + turn)), np.float32(math.cos(angle + turn))
         along, across = (north * cos)[:, None] + (east * sin)[None, :], (east * cos)[None, :] - (north * sin)[:, None]
         halo += 3 * np.exp(-np.abs(along) * np.float32(1.3 / size) - np.square(across) * np.float32(1 / 0.8**2))
-    tint = np.float32(rng.choice([[1.3, 1.0, 0.7], [0.6, 1.0, 1.9], [0.9, 1.0, 1.3]]))
+    tint = np.array(rng.choice([[1.3, 1.0, 0.7], [0.6, 1.0, 1.9], [0.9, 1.0, 1.3]]), dtype=np.float32)
     flux += halo * tint[:, None, None]
     bleeding = (np.abs(east) < 0.09 * size)[None, :] & (np.abs(north) < rng.uniform(1.0, 4.0) * size)[:, None]
     flux[2][bleeding] = 0.02  # electrons spilt along the column: that band has no data there
+
+
+def add_bright_star(flux: Plane, star: BrightStar, east: Plane, north: Plane) -> None:
+    """Draw the wide wings and the four spikes of a bright star, over ``flux`` (3, H, W), in place."""
+    squared = np.square(east)[None, :] + np.square(north)[:, None]
+    light = 30 * (1 + squared * np.float32(1 / (0.9 * star.size_arcsec**0.5) ** 2)) ** np.float32(-2.0)
+    for turn in (math.pi / 4, 3 * math.pi / 4):
+        sin, cos = np.float32(math.sin(turn)), np.float32(math.cos(turn))
+        along, across = (north * cos)[:, None] + (east * sin)[None, :], (east * cos)[None, :] - (north * sin)[:, None]
+        light += np.exp(-np.abs(along) * np.float32(3 / star.size_arcsec) - np.square(across) * np.float32(1 / 0.6**2))
+    flux += light * np.array(star.colours, dtype=np.float32)[:, None, None]
 
 
 def _satellite_trail(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> None:
@@ -44,7 +56,8 @@ def _satellite_trail(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: P
         across = (east * np.float32(math.cos(angle)))[None, :] - (north * np.float32(math.sin(angle)))[:, None]
         width = rng.uniform(0.08, 0.2) * size
         band = int(rng.integers(3))
-        flux[band] += np.float32(rng.uniform(0.5, 2)) * np.exp(np.square(across - np.float32(shift)) * np.float32(-0.5 / width**2))
+        profile = np.exp(np.square(across - np.float32(shift)) * np.float32(-0.5 / width**2))
+        flux[band] += np.float32(rng.uniform(0.5, 2)) * profile
 
 
 def _bad_columns(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> None:

@@ -166,7 +166,10 @@ class SyntheticGalaxy:
         turn = count / math.tan(math.radians(self.pitch_angle_deg)) * (1 if self.chirality == "Z" else -1)
         start = count * math.radians(self.arm_phase_deg)
         wobble = np.float32(_ARM_WOBBLE) * np.sin(azimuth + np.float32(self.seed % 6283 / 1000))
-        return np.float32(count) * azimuth - np.float32(turn) * log_radius - np.float32(start) + wobble
+        phase: NDArray[np.float32] = (
+            np.float32(count) * azimuth - np.float32(turn) * log_radius - np.float32(start) + wobble
+        )
+        return phase
 
     def bar_radius_squared(self, major: NDArray[np.float32], minor: NDArray[np.float32]) -> NDArray[np.float32]:
         """Squared boxy-elliptical radius of the bar in the disk's plane: 1 on its edge (Athanassoula et al. 1990)."""
@@ -175,4 +178,5 @@ class SyntheticGalaxy:
         length = np.float32(max(self.bar_semi_length_arcsec, 1e-3))
         along = (major * cos + minor * sin) / length
         across = (minor * cos - major * sin) / (length * np.float32(self.bar_axis_ratio))
-        return np.sqrt(np.square(np.square(along)) + np.square(np.square(across)))
+        squared: NDArray[np.float32] = np.sqrt(np.square(np.square(along)) + np.square(np.square(across)))
+        return squared

@@ -24,7 +24,7 @@ _REACH = {"smooth": 7.0, "disk": 4.5, "edge-on": 4.5, "artifact": 7.0}
 
 def colours(g_r: float) -> NDArray[np.float32]:
     """Flux in g, r, z of a stellar population, r = 1: z follows g - r as in nearby galaxies."""
-    return np.float32([10 ** (-0.4 * g_r), 1.0, 10 ** (0.4 * (0.05 + 0.75 * g_r))])
+    return np.array([10 ** (-0.4 * g_r), 1.0, 10 ** (0.4 * (0.05 + 0.75 * g_r))], dtype=np.float32)
 
 
 def add_galaxy(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> None:
@@ -154,7 +154,7 @@ def _bar(galaxy: SyntheticGalaxy, major: Plane, minor: Plane) -> tuple[Plane, Pl
 
 
 def _edge_on(galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> Plane:
-    """A disk seen from its side: exponential along, sech^2 across (van der Kruit & Searle 1981), bulge and dust lane."""
+    """A disk seen from its side: exponential, sech^2 across (van der Kruit & Searle 1981), with bulge and dust lane."""
     rng = random_generator(5, galaxy.seed)
     scale_length = galaxy.effective_radius_arcsec / 1.678
     height = 0.55 * galaxy.axis_ratio * galaxy.effective_radius_arcsec
@@ -166,14 +166,15 @@ def _edge_on(galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> Plane:
     # x K1(x), the line of sight through an exponential disk, to 3 %; sech^2 in terms of exp(-2|z|/z0).
     disk = np.exp(-along) * np.sqrt(1 + np.float32(math.pi / 2) * along)
     disk *= 4 * decay / np.square(1 + decay)
-    disk *= np.float32(galaxy.total_flux * (1 - galaxy.bulge_to_total) * _NATIVE_AREA / (math.pi * scale_length * 2 * height))
+    disk_flux = galaxy.total_flux * (1 - galaxy.bulge_to_total)
+    disk *= np.float32(disk_flux * _NATIVE_AREA / (2 * math.pi * scale_length * height))
     layers = [(disk, colours(galaxy.disk_g_r))]
     if galaxy.edge_on_bulge == "rounded":
         bulge = sersic(galaxy, east, north, galaxy.bulge_radius_arcsec, galaxy.bulge_sersic_index, 0.85)
         layers.append((bulge * np.float32(galaxy.total_flux * galaxy.bulge_to_total), colours(galaxy.bulge_g_r)))
     elif galaxy.edge_on_bulge == "boxy":
         length, width = 1.7 * galaxy.bulge_radius_arcsec, 1.0 * galaxy.bulge_radius_arcsec
-        box = np.square(np.square(major * np.float32(1 / length))) + np.square(np.square(minor * np.float32(1 / width)))
+        box = np.square(np.square(major / np.float32(length))) + np.square(np.square(minor / np.float32(width)))
         bulge = np.exp(np.float32(-1.6) * np.sqrt(box) * np.sqrt(box + np.float32(0.02)))
         bulge *= np.float32(galaxy.total_flux * galaxy.bulge_to_total * _NATIVE_AREA / (2.75 * length * width))
         layers.append((bulge, colours(galaxy.bulge_g_r)))
@@ -183,7 +184,8 @@ def _edge_on(galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> Plane:
     for band, depth in enumerate((0.72, 0.62, 0.40)):
         light[band] *= 1 - np.float32(depth * galaxy.dust) * lane
     if galaxy.disk_g_r < 0.6:  # young galaxies have star-forming knots along the plane
-        light *= 1 + np.float32(0.25) * np.sin(major * np.float32(9 / galaxy.effective_radius_arcsec) + np.float32(6.28 * rng.random()))
+        knots = np.sin(major * np.float32(9 / galaxy.effective_radius_arcsec) + np.float32(6.28 * rng.random()))
+        light *= 1 + np.float32(0.25) * knots
     return light
 
 
@@ -191,14 +193,17 @@ def _tails(galaxy: SyntheticGalaxy, major: Plane, minor: Plane) -> Plane:
     """Tidal tails: one or two wide open, faint arms that reach far out. Light per native pixel of a galaxy of flux 1."""
     rng = random_generator(6, galaxy.seed)
     size = galaxy.effective_radius_arcsec
-    log_radius = np.float32(0.5) * np.log(np.square(major) + np.square(minor) + np.float32(0.01 * size**2)) - np.float32(math.log(size))
+    squared = (np.square(major) + np.square(minor)) * np.float32(1 / size**2) + np.float32(0.01)
+    log_radius = np.float32(0.5) * np.log(squared)
     turn = rng.choice([-1.0, 1.0]) / math.tan(math.radians(rng.uniform(32, 50)))
     phase = np.arctan2(minor, major) - np.float32(turn) * log_radius - np.float32(2 * math.pi * rng.random())
     tail = np.exp(np.float32(9) * (np.cos(phase) - 1))
     second = np.float32(rng.uniform(0.0, 0.4))
     tail += second * np.exp(np.float32(12) * (np.cos(phase + np.float32(math.pi + rng.normal(0, 0.4))) - 1))
     reach = np.exp(np.square(log_radius - np.float32(0.5)) * np.float32(-1 / (2 * 0.38**2)))
-    return tail * reach * np.float32(0.085 * galaxy.disturbance * _NATIVE_AREA / (size**2 * max(galaxy.axis_ratio, 0.3)))
+    peak = 0.085 * galaxy.disturbance * _NATIVE_AREA / (size**2 * max(galaxy.axis_ratio, 0.3))
+    light: Plane = tail * reach * np.float32(peak)
+    return light
 
 
 def sersic(
@@ -213,7 +218,8 @@ def sersic(
         squared = np.square(major) + np.square(minor * np.float32(1 / axis_ratio))
         squared *= np.float32(1 / radius_arcsec**2)
         squared += np.float32(1e-8)
-        return np.exp(np.float32(-b) * np.exp(np.log(squared) * np.float32(0.5 / index)))
+        shape: Plane = np.exp(np.float32(-b) * np.exp(np.log(squared) * np.float32(0.5 / index)))
+        return shape
 
     light = profile(east, north)
     _refine_centre(light, profile, east, north)
@@ -221,7 +227,9 @@ def sersic(
     return light
 
 
-def _refine_centre(light: Plane, profile: Callable[[Plane, Plane], Plane], east: Plane, north: Plane, reach: int = 4, steps: int = 7) -> None:
+def _refine_centre(
+    light: Plane, profile: Callable[[Plane, Plane], Plane], east: Plane, north: Plane, reach: int = 4, steps: int = 7
+) -> None:
     """Replace the pixels around the centre by the mean over a finer grid, as the profile is cuspy there."""
     column, row = int(np.argmin(np.abs(east))), int(np.argmin(np.abs(north)))
     columns = slice(max(column - reach, 0), column + reach + 1)
@@ -232,4 +240,6 @@ def _refine_centre(light: Plane, profile: Callable[[Plane, Plane], Plane], east:
     fine_east = (east[columns, None] + shifts * (east[1] - east[0])).reshape(-1)
     fine_north = (north[rows, None] + shifts * (north[1] - north[0])).reshape(-1)
     fine = profile(fine_east, fine_north)
-    light[rows, columns] = fine.reshape(fine_north.size // steps, steps, fine_east.size // steps, steps).mean(axis=(1, 3))
+    light[rows, columns] = fine.reshape(fine_north.size // steps, steps, fine_east.size // steps, steps).mean(
+        axis=(1, 3)
+    )

@@ -10,10 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from galaxray.synthetic.artifacts import add_artifact
+from galaxray.synthetic.artifacts import add_artifact, add_bright_star
 from galaxray.synthetic.galaxy import random_generator
 from galaxray.synthetic.profiles import add_galaxy
-from galaxray.synthetic.sky import field_sources_in, galaxies_in, sky_offsets_arcsec
+from galaxray.synthetic.sky import (
+    BRIGHT_STAR_REACH_ARCSEC,
+    bright_stars_in,
+    field_sources_in,
+    galaxies_in,
+    sky_offsets_arcsec,
+)
 from galaxray.synthetic.survey import BANDS, NATIVE_PIXEL_ARCSEC, Survey, rgb
 
 __all__ = ["Frame", "cutout", "image"]
@@ -57,8 +63,11 @@ class Frame:
 
     def padded(self, margin: int) -> Frame:
         """The same frame, wider by at least ``margin`` pixels in all, of a size that a Fourier transform likes."""
-        width, height = (n + 2 * math.ceil((fft.next_fast_len(n + margin, real=True) - n) / 2) for n in (self.width, self.height))
-        return Frame(self.ra_deg, self.dec_deg, width, height, self.pixel_scale_arcsec)
+
+        def wider(num: int) -> int:
+            return num + 2 * math.ceil((fft.next_fast_len(num + margin, real=True) - num) / 2)
+
+        return Frame(self.ra_deg, self.dec_deg, wider(self.width), wider(self.height), self.pixel_scale_arcsec)
 
     def pixels(self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
         """Column and row (fractional) of positions on the sky."""
@@ -109,7 +118,7 @@ def cutout(
         add_galaxy(flux, galaxy, wide.east - np.float32(east), wide.north - np.float32(north))
     if pixel_scale_arcsec <= _COARSEST_FIELD_ARCSEC:
         _add_field_sources(flux, wide)
-    flux *= np.float32([10 ** (-0.4 * offset) for offset in survey.zero_point_offset_mag])[:, None, None]
+    flux *= np.power(10, -0.4 * np.array(survey.zero_point_offset_mag), dtype=np.float32)[:, None, None]
     noise = _request_generator(ra_deg, dec_deg, width, height, pixel_scale_arcsec, survey.seed)
     flux = _observe(flux, pixel_scale_arcsec, survey, noise)
     row, column = (wide.height - height) // 2, (wide.width - width) // 2
@@ -118,6 +127,10 @@ def cutout(
         if galaxy.artifact != "none":
             east, north = sky_offsets_arcsec(galaxy.ra_deg, galaxy.dec_deg, ra_deg, dec_deg)
             add_artifact(flux, galaxy, frame.east - np.float32(east), frame.north - np.float32(north))
+    for star in bright_stars_in(ra_deg, dec_deg, frame.radius_arcsec + BRIGHT_STAR_REACH_ARCSEC):
+        east, north = sky_offsets_arcsec(star.ra_deg, star.dec_deg, ra_deg, dec_deg)
+        add_bright_star(flux, star, frame.east - np.float32(east), frame.north - np.float32(north))
+    flux[:, dec_deg + frame.north / 3600 > survey.max_dec_deg] = 0
     return np.ascontiguousarray(flux[[BANDS.index(band) for band in bands]])
 
 
@@ -138,21 +151,21 @@ def _request_generator(*request: float) -> np.random.Generator:
 
 def _add_field_sources(flux: NDArray[np.float32], frame: Frame) -> None:
     """Stars and faint galaxies, as points shared among the four nearest pixels; the seeing does the rest."""
-    for sources in field_sources_in(frame.ra_deg, frame.dec_deg, frame.radius_arcsec):
-        column, row = frame.pixels(sources.ra_deg, sources.dec_deg)
-        near = (np.abs(column - frame.width / 2) < frame.width / 2 + 8) & (np.abs(row - frame.height / 2) < frame.height / 2 + 8)
-        if not near.any():
-            continue
-        pa = np.radians(sources.position_angle_deg[near])[:, None]
-        radius = sources.radius_arcsec[near][:, None] / frame.pixel_scale_arcsec * _POINT_RADII
-        major, minor = radius * np.cos(_POINT_ANGLES), radius * np.sin(_POINT_ANGLES) * sources.axis_ratio[near][:, None]
-        column = column[near][:, None] - (major * np.sin(pa) + minor * np.cos(pa))
-        row = row[near][:, None] - (major * np.cos(pa) - minor * np.sin(pa))
-        weight = sources.flux[near] * np.float32(_NATIVE_AREA / frame.pixel_scale_arcsec**2 / _NUM_POINTS)
-        deposit(flux, column.ravel(), row.ravel(), np.repeat(weight, _NUM_POINTS, axis=0))
+    sources = field_sources_in(frame.ra_deg, frame.dec_deg, frame.radius_arcsec)
+    column, row = frame.pixels(sources.ra_deg, sources.dec_deg)
+    near = (np.abs(column - frame.width / 2) < frame.width / 2 + 8) & (
+        np.abs(row - frame.height / 2) < frame.height / 2 + 8
+    )
+    pa = np.radians(sources.position_angle_deg[near])[:, None]
+    radius = sources.radius_arcsec[near][:, None] / frame.pixel_scale_arcsec * _POINT_RADII
+    major, minor = radius * np.cos(_POINT_ANGLES), radius * np.sin(_POINT_ANGLES) * sources.axis_ratio[near][:, None]
+    column = column[near][:, None] - (major * np.sin(pa) + minor * np.cos(pa))
+    row = row[near][:, None] - (major * np.cos(pa) - minor * np.sin(pa))
+    weight = sources.flux[near] * np.float32(_NATIVE_AREA / frame.pixel_scale_arcsec**2 / _NUM_POINTS)
+    _deposit(flux, column.ravel(), row.ravel(), np.repeat(weight, _NUM_POINTS, axis=0))
 
 
-def deposit(
+def _deposit(
     flux: NDArray[np.float32], column: NDArray[np.float64], row: NDArray[np.float64], weight: NDArray[np.float32]
 ) -> None:
     """Add points (N,) of flux (N, 3) to the four pixels around each."""

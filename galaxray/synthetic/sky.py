@@ -51,9 +51,14 @@ class _Grid:
 
 _GALAXIES = _Grid(0.05)
 _FIELD = _Grid(1 / 60)
+_BRIGHT = _Grid(0.1)
+BRIGHT_STAR_REACH_ARCSEC = 60.0
+"""Nothing of a bright star shows farther away."""
 
 # A fixed bijection of the cells, so that the first galaxies of a catalogue lie all over the sky.
-_STEP = next(s for s in range(round(0.618 * _GALAXIES.num_cells), _GALAXIES.num_cells) if math.gcd(s, _GALAXIES.num_cells) == 1)
+_STEP = round(0.618 * _GALAXIES.num_cells)
+while math.gcd(_STEP, _GALAXIES.num_cells) != 1:
+    _STEP += 1
 _STEP_INVERSE = pow(_STEP, -1, _GALAXIES.num_cells)
 
 
@@ -169,20 +174,54 @@ def _field_in_cell(band: int, column: int) -> FieldSources:
     magnitude = np.where(star, 15.5 + 7.5 * np.sqrt(uniform), 24.2 + np.log10(uniform + 1e-3) / 0.35)
     magnitude = np.maximum(magnitude, np.where(star, 15.5, 19.0))
     g_r = np.where(star, rng.uniform(0.15, 1.5, num), np.clip(rng.normal(0.8, 0.4, num), 0.0, 1.8))
-    r_z = np.where(star, 0.1 + 0.55 * g_r + np.where(g_r > 1.3, 4 * (g_r - 1.3), 0), np.clip(rng.normal(0.75, 0.35, num), 0.0, 1.6))
+    r_z = np.where(
+        star, 0.1 + 0.55 * g_r + np.where(g_r > 1.3, 4 * (g_r - 1.3), 0), np.clip(rng.normal(0.75, 0.35, num), 0.0, 1.6)
+    )
     colours = np.stack([-g_r, np.zeros(num), r_z], axis=1)
     flux = 10 ** (0.4 * (22.5 - magnitude))[:, None] * 10 ** (0.4 * colours)
-    radius = np.where(star, 0.0, np.clip(0.45 * np.exp(0.35 * rng.normal(size=num)) * 10 ** (0.06 * (23 - magnitude)), 0.2, 1.0))
+    radius = 0.45 * np.exp(0.35 * rng.normal(size=num)) * 10 ** (0.06 * (23 - magnitude))
     return FieldSources(
         ra_deg,
         dec_deg,
         flux.astype(np.float32),
-        radius.astype(np.float32),
+        np.where(star, 0.0, np.clip(radius, 0.2, 1.0)).astype(np.float32),
         rng.uniform(0.3, 1.0, num).astype(np.float32),
         rng.uniform(0, 180, num).astype(np.float32),
     )
 
 
-def field_sources_in(ra_deg: float, dec_deg: float, radius_arcsec: float) -> list[FieldSources]:
+def field_sources_in(ra_deg: float, dec_deg: float, radius_arcsec: float) -> FieldSources:
     """Stars and faint galaxies of every cell that a circle touches."""
-    return [_field_in_cell(*cell) for cell in _FIELD.cells_within(ra_deg, dec_deg, radius_arcsec / 3600)]
+    cells = [_field_in_cell(*cell) for cell in _FIELD.cells_within(ra_deg, dec_deg, radius_arcsec / 3600)]
+    return FieldSources(
+        *(np.concatenate(columns) for columns in zip(*(vars(cell).values() for cell in cells), strict=True))
+    )
+
+
+@dataclass(frozen=True)
+class BrightStar:
+    """A star so bright that its spikes show."""
+
+    ra_deg: float
+    dec_deg: float
+    size_arcsec: float
+    """How far its spikes reach, by and large."""
+    colours: tuple[float, float, float]
+    """g, r, z."""
+
+
+@lru_cache(maxsize=4096)
+def _bright_stars_in_cell(band: int, column: int) -> tuple[BrightStar, ...]:
+    rng = random_generator(11, band, column)
+    stars = []
+    for _ in range(rng.poisson(0.5)):
+        g_r = rng.uniform(0.2, 1.2)
+        tint = (float(10 ** (-0.4 * g_r)), 1.0, float(10 ** (0.2 * g_r)))
+        stars.append(BrightStar(*_BRIGHT.place(band, column, *rng.random(2)), float(rng.uniform(2.5, 9.0)), tint))
+    return tuple(stars)
+
+
+def bright_stars_in(ra_deg: float, dec_deg: float, radius_arcsec: float) -> list[BrightStar]:
+    """Bright stars of every cell that a circle touches."""
+    cells = _BRIGHT.cells_within(ra_deg, dec_deg, radius_arcsec / 3600)
+    return [star for cell in cells for star in _bright_stars_in_cell(*cell)]

@@ -1,4 +1,4 @@
-"""Galaxy Zoo volunteers of the synthetic sky, who answer the GZ DECaLS-5 tree (Walmsley et al. 2022) about what they can see."""
+"""Galaxy Zoo volunteers of the synthetic sky: they answer the GZ DECaLS-5 tree (Walmsley et al. 2022) by what shows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     "spiral-arm-count": ("1", "2", "3", "4", "more-than-4", "cant-tell"),
     "merging": ("none", "minor-disturbance", "major-disturbance", "merger"),
 }
-LABELS: tuple[str, ...] = tuple(f"{question}-dr5_{answer}" for question, answers in ANSWERS.items() for answer in answers)
+LABELS: tuple[str, ...] = tuple(f"{question}-dr5_{answer}" for question in ANSWERS for answer in ANSWERS[question])
 """The 34 answers of the tree ``gz_decals_5``, in its order."""
 
 _STARTS = dict(zip(ANSWERS, np.cumsum([0, *map(len, ANSWERS.values())]).tolist(), strict=False))
@@ -54,12 +54,13 @@ class Visibility:
         depth = signal_to_noise / (signal_to_noise + 2.5)
         fwhm = survey.psf_fwhm_arcsec[1]
         face_on = min(1.0, max(0.0, galaxy.axis_ratio - 0.1) / 0.4)
-        spacing = 2.1 * math.pi * size * math.tan(math.radians(galaxy.pitch_angle_deg)) / max(galaxy.arm_count, 2) ** 0.75
-        spacing = min(spacing, 1.5 * size) * math.sqrt(galaxy.axis_ratio)
+        opening = math.tan(math.radians(galaxy.pitch_angle_deg)) / max(galaxy.arm_count, 2) ** 0.75
+        spacing = size * min(2.1 * math.pi * opening, 1.5) * math.sqrt(galaxy.axis_ratio)
+        arms = galaxy.arm_strength * (1 - galaxy.bulge_to_total) ** 0.8
         end_on = galaxy.bar_length_arcsec * galaxy.bar_axis_ratio * 2
         return cls(
             depth=depth,
-            arms=galaxy.arm_strength * (1 - galaxy.bulge_to_total) ** 0.8 * depth * face_on * _contrast_left(fwhm / spacing),
+            arms=arms * depth * face_on * _contrast_left(fwhm / spacing),
             bar=galaxy.bar_strength * depth * math.sqrt(face_on) * _contrast_left(fwhm / max(end_on, 0.1)),
             ring=galaxy.ring_strength * depth * face_on * _contrast_left(fwhm / max(galaxy.ring_radius_arcsec, 0.1)),
             edge_on=depth * (0.8 + 0.2 * galaxy.dust) if galaxy.kind == "edge-on" else 0.0,
@@ -110,7 +111,7 @@ def vote_probabilities(galaxy: SyntheticGalaxy, survey: Survey | None = None) ->
     }
     swayed = np.log(np.maximum(np.concatenate([answers[question] for question in ANSWERS]), 0.012))
     swayed += _DISAGREEMENT * random_generator(8, galaxy.seed).normal(size=len(LABELS))
-    chances = np.exp(swayed)
+    chances: NDArray[np.float64] = np.exp(swayed)
     for question, start in _STARTS.items():
         part = chances[start : start + len(ANSWERS[question])]
         part /= part.sum()
@@ -156,6 +157,11 @@ def _sigmoid(logit: float) -> float:
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, logit))))
 
 
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    chances: NDArray[np.float64] = np.exp(logits)
+    return chances / chances.sum()
+
+
 def _binary(logit: float) -> NDArray[np.float64]:
     yes = _sigmoid(logit)
     return np.array([yes, 1 - yes])
@@ -190,7 +196,7 @@ def _edge_on_bulge(galaxy: SyntheticGalaxy, visible: Visibility) -> NDArray[np.f
     bulge = galaxy.edge_on_bulge if galaxy.kind == "edge-on" else "rounded"
     logits = np.array([4.0 * clarity * (bulge == answer) for answer in ANSWERS["edge-on-bulge"]])
     logits += np.array([-0.6, 0.0, 0.2])
-    return np.exp(logits) / np.exp(logits).sum()
+    return _softmax(logits)
 
 
 def _arm_count(galaxy: SyntheticGalaxy, visible: Visibility) -> NDArray[np.float64]:
@@ -201,7 +207,7 @@ def _arm_count(galaxy: SyntheticGalaxy, visible: Visibility) -> NDArray[np.float
         if answer in (2, 3, 4):  # three, four and five arms are easily miscounted
             logits[2:5] += 1.2 * visible.arms
         logits[5] -= 1.0 * visible.arms * (answer != 5)
-    return np.exp(logits) / np.exp(logits).sum()
+    return _softmax(logits)
 
 
 def _merging(galaxy: SyntheticGalaxy, visible: Visibility) -> NDArray[np.float64]:
@@ -209,7 +215,7 @@ def _merging(galaxy: SyntheticGalaxy, visible: Visibility) -> NDArray[np.float64
         logits = np.array([0.0, 0.0, 0.8, 2.0 + 1.5 * visible.depth])
     else:
         disturbed = visible.disturbance
-        logits = np.array([3.2 - 9 * disturbed, 0.6 + 3 * disturbed - 6 * max(disturbed - 0.4, 0), -1.0 + 5 * disturbed, -0.6])
-        if galaxy.companions:
-            logits[3] += 0.8
-    return np.exp(logits) / np.exp(logits).sum()
+        minor = 0.6 + 3 * disturbed - 6 * max(disturbed - 0.4, 0)
+        merger = -0.6 + 0.8 * bool(galaxy.companions)
+        logits = np.array([3.2 - 9 * disturbed, minor, -1.0 + 5 * disturbed, merger])
+    return _softmax(logits)
