@@ -63,14 +63,8 @@ def decode_fits(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     with fits.open(io.BytesIO(data), memmap=False, lazy_load_hdus=True) as hdus:
         cube = np.asarray(hdus[index].data, dtype=np.float32)
     planes = cube.reshape(-1, *cube.shape[-2:])
-    bands = str(
-        header.get("BANDS", "grz" if len(planes) == len(SCALES) else "")
-    ).strip()
-    named = {
-        band: plane
-        for band, plane in zip(bands, planes, strict=False)
-        if band in SCALES
-    }
+    bands = str(header.get("BANDS", "grz" if len(planes) == len(SCALES) else "")).strip()
+    named = {band: plane for band, plane in zip(bands, planes, strict=False) if band in SCALES}
     if named and len(bands) == len(planes):
         for band, plane in named.items():
             _check_coverage(plane, band)
@@ -105,9 +99,7 @@ def legacy_survey_rgb(bands: Mapping[str, NDArray[np.float32]]) -> NDArray[np.ui
     planes: dict[int, NDArray[np.float32]] = {}
     for band, flux in bands.items():
         plane, scale = SCALES[band]
-        planes[plane] = (
-            np.arcsinh(np.nan_to_num(flux, nan=0.0) / np.float32(scale)) - low
-        ) / (high - low)
+        planes[plane] = (np.arcsinh(np.nan_to_num(flux, nan=0.0) / np.float32(scale)) - low) / (high - low)
     grey = np.mean(list(planes.values()), axis=0, dtype=np.float32)
     rgb = np.stack([planes.get(plane, grey) for plane in range(3)], axis=-1)
     mean = rgb.mean(axis=-1, keepdims=True)
@@ -125,13 +117,9 @@ def grey_stretch(flux: NDArray[np.float32]) -> NDArray[np.uint8]:
     if not finite.size:
         raise RowError(Status.BLANK, "no pixel of the image has a value")
     sky, white = np.percentile(finite, [50, 99.7])
-    noise = (
-        1.4826 * float(np.median(np.abs(finite - sky))) or float(finite.std()) or 1.0
-    )
+    noise = 1.4826 * float(np.median(np.abs(finite - sky))) or float(finite.std()) or 1.0
     low, high = np.arcsinh(-1.0), np.arcsinh(max(float(white - sky) / noise, 1.0))
-    scaled = (np.arcsinh(np.nan_to_num((flux - sky) / noise, nan=-1.0)) - low) / (
-        high - low
-    )
+    scaled = (np.arcsinh(np.nan_to_num((flux - sky) / noise, nan=-1.0)) - low) / (high - low)
     drawn: NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
     return drawn
 
@@ -139,9 +127,7 @@ def grey_stretch(flux: NDArray[np.float32]) -> NDArray[np.uint8]:
 def _check_coverage(plane: NDArray[np.float32], band: str) -> None:
     blank = float(np.mean(~np.isfinite(plane) | (plane == 0)))
     if blank > MAX_BLANK_FRACTION:
-        raise RowError(
-            Status.BLANK, f"band {band or '?'}: {blank:.0%} of the pixels are blank"
-        )
+        raise RowError(Status.BLANK, f"band {band or '?'}: {blank:.0%} of the pixels are blank")
 
 
 def _find_image(data: bytes, max_pixels: int) -> tuple[int, fits.Header]:
@@ -154,20 +140,12 @@ def _find_image(data: bytes, max_pixels: int) -> tuple[int, fits.Header]:
         try:
             header = fits.Header.fromfile(stream)
         except (OSError, EOFError, ValueError) as error:
-            raise RowError(
-                Status.CORRUPT, f"FITS header cannot be read: {error}"
-            ) from None
-        shape = [
-            int(header[f"NAXIS{axis}"]) for axis in range(1, int(header["NAXIS"]) + 1)
-        ]
+            raise RowError(Status.CORRUPT, f"FITS header cannot be read: {error}") from None
+        shape = [int(header[f"NAXIS{axis}"]) for axis in range(1, int(header["NAXIS"]) + 1)]
         length = abs(int(header["BITPIX"])) // 8 * int(header.get("GCOUNT", 1))
-        length *= int(header.get("PCOUNT", 0)) + (
-            int(np.prod(shape, dtype=object)) if shape else 0
-        )
+        length *= int(header.get("PCOUNT", 0)) + (int(np.prod(shape, dtype=object)) if shape else 0)
         start = stream.tell()
-        is_image = (
-            len(shape) >= 2 and header.get("XTENSION", "IMAGE").strip() == "IMAGE"
-        )
+        is_image = len(shape) >= 2 and header.get("XTENSION", "IMAGE").strip() == "IMAGE"
         if is_image:
             if shape[0] * shape[1] > max_pixels:
                 raise RowError(

@@ -45,9 +45,7 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         if task not in get_args(Task):
-            raise ValueError(
-                f"unknown task {task!r}: one of {', '.join(get_args(Task))}"
-            )
+            raise ValueError(f"unknown task {task!r}: one of {', '.join(get_args(Task))}")
         self.task: Task = task
         self.unit_interval = unit_interval
         self.dropout: nn.Module = nn.Dropout(dropout)
@@ -119,9 +117,7 @@ class ClassifierNet(nn.Module):
             **self.architecture["encoder_options"],
         )
         # MobileNetV3's num_features is not the length of what it gives
-        features: Any = (
-            getattr(self.encoder, "head_hidden_size", None) or self.encoder.num_features
-        )
+        features: Any = getattr(self.encoder, "head_hidden_size", None) or self.encoder.num_features
         self.head = Head(features, outputs, task, dropout, unit_interval)
 
     def logits(self, images: Tensor) -> Tensor:

@@ -53,9 +53,7 @@ class UNet(nn.Module):
         super().__init__()
         grain = reduce * 2 ** (len(channels) - 1)
         if size % grain:
-            raise ValueError(
-                f"image size {size} is not divisible by {grain}, as {len(channels)} levels ask"
-            )
+            raise ValueError(f"image size {size} is not divisible by {grain}, as {len(channels)} levels ask")
         self.architecture: dict[str, Any] = {
             "channels": list(channels),
             "classes": classes,
@@ -63,20 +61,14 @@ class UNet(nn.Module):
             "reduce": reduce,
         }
         self.reduce = reduce
-        self.down = nn.ModuleList(
-            _block(*pair) for pair in zip([3, *channels], channels, strict=False)
-        )
+        self.down = nn.ModuleList(_block(*pair) for pair in zip([3, *channels], channels, strict=False))
         pairs = zip(channels[:0:-1], channels[-2::-1], strict=True)
-        self.up = nn.ModuleList(
-            _block(deep + shallow, shallow) for deep, shallow in pairs
-        )
+        self.up = nn.ModuleList(_block(deep + shallow, shallow) for deep, shallow in pairs)
         self.final = nn.Conv2d(channels[0], classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes, H, W) of the fraction of volunteers who marked each pixel."""
-        hidden = (
-            functional.avg_pool2d(images, self.reduce) if self.reduce > 1 else images
-        )
+        hidden = functional.avg_pool2d(images, self.reduce) if self.reduce > 1 else images
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             hidden = block(functional.max_pool2d(hidden, 2) if level else hidden)
@@ -90,6 +82,4 @@ class UNet(nn.Module):
 
 
 def _enlarge(images: Tensor, factor: int) -> Tensor:
-    return functional.interpolate(
-        images, scale_factor=float(factor), mode="bilinear", align_corners=False
-    )
+    return functional.interpolate(images, scale_factor=float(factor), mode="bilinear", align_corners=False)

@@ -90,10 +90,7 @@ class VAE(nn.Module):
         self.from_latent = nn.Linear(latent_dim, flat)
         backward = widths[::-1]
         self.decoder = nn.Sequential(
-            *(
-                _up(*pair)
-                for pair in zip(backward, [*backward[1:], channels], strict=True)
-            ),
+            *(_up(*pair) for pair in zip(backward, [*backward[1:], channels], strict=True)),
             nn.Conv2d(channels, 3, 3, padding=1),
         )
 
@@ -105,9 +102,7 @@ class VAE(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Images (N, 3, size, size) in [0, 1] from latent vectors (N, latent_dim)."""
-        images: Tensor = torch.sigmoid(
-            self.decoder(self.from_latent(latent).unflatten(1, self.deepest))
-        )
+        images: Tensor = torch.sigmoid(self.decoder(self.from_latent(latent).unflatten(1, self.deepest)))
         return images
 
     def forward(self, images: Tensor) -> VAEOutput:
@@ -119,9 +114,7 @@ class VAE(nn.Module):
         return VAEOutput(self.decode(latent), mean, log_variance)
 
     @staticmethod
-    def loss(
-        output: VAEOutput, images: Tensor, beta: float = 1.0
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def loss(output: VAEOutput, images: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
         """Loss per image, averaged over the batch.
 
         Returns
@@ -130,11 +123,7 @@ class VAE(nn.Module):
             ``loss = squared_error + beta * divergence``: the squared error summed over pixels and the Kullback-Leibler
             divergence from the unit Gaussian summed over latent dimensions.
         """
-        squared_error = (
-            (output.reconstruction - images).square().flatten(1).sum(1).mean()
-        )
-        terms = (
-            1 + output.log_variance - output.mean.square() - output.log_variance.exp()
-        )
+        squared_error = (output.reconstruction - images).square().flatten(1).sum(1).mean()
+        terms = 1 + output.log_variance - output.mean.square() - output.log_variance.exp()
         divergence = -0.5 * terms.sum(1).mean()
         return squared_error + beta * divergence, squared_error, divergence

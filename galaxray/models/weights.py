@@ -42,9 +42,7 @@ KINDS: dict[str, type[nn.Module]] = {
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 
 
-def save_model(
-    stem: Path | str, module: nn.Module, card: Mapping[str, Any], *, half: bool = False
-) -> Path:
+def save_model(stem: Path | str, module: nn.Module, card: Mapping[str, Any], *, half: bool = False) -> Path:
     """Write ``STEM.safetensors`` and ``STEM.json``.
 
     Parameters
@@ -82,9 +80,7 @@ def save_model(
         "parameters": sum(p.numel() for p in module.parameters()),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    description.write_text(
-        json.dumps({**card, **head}, indent=2) + "\n", encoding="utf-8"
-    )
+    description.write_text(json.dumps({**card, **head}, indent=2) + "\n", encoding="utf-8")
     return weights
 
 
@@ -100,10 +96,7 @@ def resolve(ref: str) -> Path:
         name = ref.removeprefix("builtin:")
         path = BUILTIN_FOLDER / f"{name}.safetensors"
         if not path.is_file():
-            known = (
-                ", ".join(sorted(p.stem for p in BUILTIN_FOLDER.glob("*.safetensors")))
-                or "none"
-            )
+            known = ", ".join(sorted(p.stem for p in BUILTIN_FOLDER.glob("*.safetensors"))) or "none"
             raise WeightsError(f"no built-in model {name!r}; there are: {known}")
         return path
     path = Path(ref).expanduser()
@@ -126,25 +119,15 @@ def read_card(weights: Path) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise WeightsError(
-            f"{weights} has no card beside it ({path.name}): copy both files"
-        ) from None
+        raise WeightsError(f"{weights} has no card beside it ({path.name}): copy both files") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is no valid JSON: {error}") from None
-    if (
-        not isinstance(card, dict)
-        or card.get("format") != FORMAT
-        or card.get("kind") not in KINDS
-    ):
-        raise WeightsError(
-            f"{path} is not the card of a galaxray model (format {FORMAT})"
-        )
+    if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("kind") not in KINDS:
+        raise WeightsError(f"{path} is not the card of a galaxray model (format {FORMAT})")
     return card
 
 
-def load_model(
-    weights: Path | str, kind: str | None = None
-) -> tuple[nn.Module, dict[str, Any]]:
+def load_model(weights: Path | str, kind: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a model from its two files.
 
     Parameters
@@ -172,21 +155,14 @@ def load_model(
     try:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != card.get("sha256"):
-            raise WeightsError(
-                f"{path} is damaged: its SHA-256 is not the one on its card"
-            )
-        state = {
-            name: t.float() if t.is_floating_point() else t
-            for name, t in load_tensors(data).items()
-        }
+            raise WeightsError(f"{path} is damaged: its SHA-256 is not the one on its card")
+        state = {name: t.float() if t.is_floating_point() else t for name, t in load_tensors(data).items()}
         module = KINDS[card["kind"]](**card["architecture"])
         module.load_state_dict(state)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} cannot be read: {error}") from None
     except (TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"{path} does not fit the architecture on its card: {error}"
-        ) from None
+        raise WeightsError(f"{path} does not fit the architecture on its card: {error}") from None
     return module.eval().requires_grad_(False).to(torch.float32), card
 
 
