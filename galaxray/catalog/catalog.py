@@ -1,0 +1,288 @@
+"""Open a catalogue and read its checked rows."""
+
+from __future__ import annotations
+
+import lzma
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from galaxray.catalog.angles import arcsec_factor, declinations, notation, right_ascensions
+from galaxray.catalog.columns import Column, Columns, find_columns
+from galaxray.catalog.files import CatalogFiles, describe_failure, find_files
+from galaxray.catalog.formats import open_table
+from galaxray.catalog.table import Table
+from galaxray.catalog.values import as_identifiers, as_numbers, as_text
+from galaxray.config import CatalogConfig
+from galaxray.errors import CatalogError
+from galaxray.schema import Status
+
+__all__ = ["Catalog", "open_catalog"]
+
+SLICE_ROWS = 65_536
+_DAMAGE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException)
+
+
+def open_catalog(
+    uri: str,
+    config: CatalogConfig | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    need_coordinates: bool = True,
+    need_path: bool = False,
+) -> Catalog:
+    """Open a catalogue: its header is read, its columns are found, its first row is looked at.
+
+    Parameters
+    ----------
+    uri : str
+        CSV, TSV, ECSV, Parquet (file or folder), FITS table or VOTable; a path, ``s3://``, ``https://`` or
+        ``http://``. Text, FITS and VOTable may be compressed with gzip, bzip2 or xz.
+    config : CatalogConfig, optional
+        Columns, units and format, where they are not to be found automatically.
+    storage_options : mapping, optional
+        Arguments of ``s3fs.S3FileSystem``; the environment decides otherwise.
+    need_coordinates : bool
+        Whether a position is needed. Without need, a catalogue may have no positions at all, and a row whose
+        position is missing stays ``ok``.
+    need_path : bool
+        Whether the column with the path of the image is needed.
+
+    Raises
+    ------
+    CatalogError
+        If the file cannot be read, is no catalogue, has no rows, or lacks a needed column.
+    """
+    config = config or CatalogConfig()
+    files = find_files(uri, storage_options)
+    table = open_table(files, config)
+    columns = find_columns(uri, table.fields, config, need_coordinates=need_coordinates, need_path=need_path)
+    catalog = Catalog(files, table, columns, config, need_coordinates=need_coordinates)
+    if next(catalog.slices(rows=1, limit=1), None) is None:
+        raise CatalogError(f"{uri}: a table with {len(table.fields)} columns but no rows")
+    return catalog
+
+
+class Catalog:
+    """A catalogue of galaxies, read in slices. Made by :func:`open_catalog`.
+
+    Attributes
+    ----------
+    uri : str
+    columns : Columns
+        Which column of the file is what.
+    num_rows : int or None
+        None for text and VOTable, where only reading tells.
+    has_coordinates : bool
+        Whether there are columns with positions.
+    """
+
+    def __init__(
+        self, files: CatalogFiles, table: Table, columns: Columns, config: CatalogConfig, *, need_coordinates: bool
+    ) -> None:
+        self.uri = files.uri
+        self.columns = columns
+        self.num_rows = table.num_rows
+        self.has_coordinates = columns.ra is not None
+        self._files = files
+        self._table = table
+        self._config = config
+        self._need_coordinates = need_coordinates
+        self._positions = sorted({position for column in _found(columns) for position in column.positions}) or [0]
+        if columns.ra is not None and columns.dec is not None:
+            self._ra = notation("ra", columns.ra.unit, config.angle_unit, self._label(columns.ra))
+            self._dec = notation("dec", columns.dec.unit, config.angle_unit, self._label(columns.dec))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the slices."""
+        fields = {
+            "row_index": pa.int64(),
+            "object_id": pa.string(),
+            "ra_deg": pa.float64(),
+            "dec_deg": pa.float64(),
+            "status": pa.string(),
+            "error": pa.string(),
+        }
+        if self.columns.path is not None:
+            fields["path"] = pa.string()
+        if self.columns.pixel_scale is not None:
+            fields["pixel_scale_arcsec"] = pa.float64()
+        if self.columns.size is not None:
+            fields["size_arcsec"] = pa.float64()
+        return pa.schema(list(fields.items()))
+
+    def fingerprint(self) -> str:
+        """SHA-256 that changes when the catalogue's content does.
+
+        Made from the content of a small local file, from size and entity tag in S3, from the digest of a download,
+        and from size and time of modification of a large local file.
+        """
+        return self._files.fingerprint()
+
+    def slices(self, rows: int = SLICE_ROWS, limit: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Read the catalogue from the first row to the last, in bounded memory.
+
+        Parameters
+        ----------
+        rows : int
+            Rows per slice; the last may be shorter.
+        limit : int, optional
+            Only so many rows.
+
+        Yields
+        ------
+        pyarrow.RecordBatch
+            ``row_index`` int64, ``object_id`` string (never null: ``row-<row_index>`` where the catalogue has none),
+            ``ra_deg`` in [0, 360) and ``dec_deg`` in [-90, 90] float64 (NaN where they cannot be used), ``status``
+            ``ok`` or ``bad_coordinates``, ``error`` string (null when ok); where the catalogue has such columns
+            ``path`` string, ``pixel_scale_arcsec`` and ``size_arcsec`` float64 (NaN where there is no value above 0).
+
+        Raises
+        ------
+        CatalogError
+            If the file is damaged or ends too early; the message names the row that was reached.
+        """
+        return _regroup(self._checked_batches(limit), rows)
+
+    def describe(self) -> str:
+        """Say what was found: the format, and which column is taken for what, with its first value."""
+        count = "rows not counted yet" if self.num_rows is None else f"{self.num_rows:,} rows"
+        lines = [f"{self.uri}: {self._table.kind}, {count}, {len(self._table.fields)} columns"]
+        head = next(self.slices(rows=1000, limit=1000))
+        names = {"object_id": "object_id", "ra": "ra_deg", "dec": "dec_deg", "path": "path"}
+        names |= {"pixel_scale": "pixel_scale_arcsec", "size": "size_arcsec"}
+        for role, name in names.items():
+            column: Column | None = getattr(self.columns, role)
+            if column is not None:
+                unit = f" [{column.unit}]" if column.unit else ""
+                lines.append(f"  {name:<18} {column.name}{unit}, found by {column.found_by}; first {head[name][0]}")
+        if self.columns.object_id is None:
+            lines.append("  object_id          none found: row-0, row-1, ...")
+        bad = [text for text in head["error"].to_pylist() if text]
+        if bad:
+            lines.append(f"  {len(bad)} of the first {head.num_rows} rows have bad coordinates, e.g. {bad[0]}")
+        return "\n".join(lines)
+
+    def _label(self, column: Column) -> str:
+        return f"{self.uri}: column {column.name!r}"
+
+    def _checked_batches(self, limit: int | None) -> Iterator[pa.RecordBatch]:
+        first = 0
+        for batch in self._read():
+            if limit is not None:
+                batch = batch.slice(0, limit - first)
+            yield self._check(batch, first)
+            first += batch.num_rows
+            if first == limit:
+                return
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        """Read the needed columns as they are in the file."""
+        reached = 0
+        batches = self._table.batches(self._positions)
+        while True:
+            try:
+                batch = next(batches, None)
+            except CatalogError:
+                raise
+            except _DAMAGE as error:
+                failure = describe_failure(error)
+                raise CatalogError(f"{self.uri}: cannot be read beyond row {reached}: {failure}") from error
+            if batch is None:
+                return
+            reached += batch.num_rows
+            yield batch
+
+    def _check(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+        """Rows as they leave the catalogue, from a batch as it is in the file."""
+        row_index = pa.array(np.arange(first, first + batch.num_rows))
+        ra, dec, problems = self._coordinates(batch)
+        columns = {
+            "row_index": row_index,
+            "object_id": self._identifiers(batch, row_index),
+            "ra_deg": pa.array(ra),
+            "dec_deg": pa.array(dec),
+            "status": _with_exceptions(batch.num_rows, Status.OK, dict.fromkeys(problems, Status.BAD_COORDINATES)),
+            "error": _with_exceptions(batch.num_rows, None, problems),
+        }
+        if self.columns.path is not None:
+            columns["path"] = as_text(self._values(batch, self.columns.path), self._label(self.columns.path))
+        if self.columns.pixel_scale is not None:
+            columns["pixel_scale_arcsec"] = self._arcsec(batch, self.columns.pixel_scale)
+        if self.columns.size is not None:
+            columns["size_arcsec"] = self._arcsec(batch, self.columns.size)
+        return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
+
+    def _identifiers(self, batch: pa.RecordBatch, row_index: pa.Array) -> pa.Array:
+        numbered = pc.binary_join_element_wise("row", row_index.cast(pa.string()), "-")
+        column = self.columns.object_id
+        if column is None:
+            return numbered
+        parts = [
+            as_identifiers(batch.column(self._positions.index(position)), self._label(column))
+            for position in column.positions
+        ]
+        return pc.coalesce(parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "_"), numbered)
+
+    def _coordinates(self, batch: pa.RecordBatch) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[int, str]]:
+        """Right ascensions, declinations, and what is wrong with them, by position in the batch."""
+        if self.columns.ra is None or self.columns.dec is None:
+            nowhere = np.full(batch.num_rows, np.nan)
+            return nowhere, nowhere, {}
+        ra = right_ascensions(self._values(batch, self.columns.ra), self._ra, self._label(self.columns.ra))
+        dec = declinations(self._values(batch, self.columns.dec), self._dec, self._label(self.columns.dec))
+        problems: dict[int, str] = {}
+        for column, angles in ((self.columns.ra, ra), (self.columns.dec, dec)):
+            for position, problem in angles.problems.items():
+                if self._need_coordinates or not angles.missing[position]:
+                    before = f"{problems[position]}; " if position in problems else ""
+                    problems[position] = f"{before}{column.name} {problem}"
+        return ra.degrees, dec.degrees, problems
+
+    def _arcsec(self, batch: pa.RecordBatch, column: Column) -> pa.Array:
+        values = as_numbers(self._values(batch, column), self._label(column))
+        values[~np.isfinite(values) | (values <= 0)] = np.nan
+        return pa.array(values * arcsec_factor(column.unit, self._label(column)))
+
+    def _values(self, batch: pa.RecordBatch, column: Column) -> pa.Array:
+        return batch.column(self._positions.index(column.positions[0]))
+
+
+def _with_exceptions(length: int, usual: str | None, exceptions: dict[int, str]) -> pa.Array:
+    """Make a column of text with one value, but for a few rows."""
+    if not exceptions:
+        return pa.repeat(pa.scalar(usual, pa.string()), length)
+    values = np.full(length, usual, dtype=object)
+    values[list(exceptions)] = list(exceptions.values())
+    return pa.array(values, pa.string())
+
+
+def _regroup(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Cut and join batches so that each has ``rows`` rows, but for the last."""
+    parts: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        while batch.num_rows:
+            part = batch.slice(0, rows - count)
+            parts.append(part)
+            count += part.num_rows
+            batch = batch.slice(part.num_rows)
+            if count == rows:
+                yield _joined(parts)
+                parts, count = [], 0
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+
+
+def _found(columns: Columns) -> list[Column]:
+    return [column for column in vars(columns).values() if column is not None]

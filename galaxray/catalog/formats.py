@@ -1,0 +1,107 @@
+"""Tell what a file is, by its content first and its name second, and open it."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+from galaxray.catalog.files import CatalogFile, CatalogFiles, describe_failure
+from galaxray.catalog.table import Table
+from galaxray.config import CatalogConfig
+from galaxray.errors import CatalogError
+
+__all__ = ["open_table"]
+
+SNIFFED_BYTES = 64 * 2**10
+
+_NOT_CATALOGUES = {
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89PNG": "a PNG image",
+    b"GIF8": "a GIF image",
+    b"BM": "a BMP image",
+    b"II*\x00": "a TIFF image",
+    b"MM\x00*": "a TIFF image",
+    b"RIFF": "a WebP image",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a zip archive (or a spreadsheet): unpack it, or export CSV",
+    b"\x89HDF": "an HDF5 file: convert it to Parquet or FITS",
+    b"ARROW1": "an Arrow (Feather) file: convert it to Parquet",
+    b"\x93NUMPY": "a numpy array: convert it to Parquet or FITS",
+    b"#ASDF": "an ASDF file: convert it to Parquet or FITS",
+    b"SQLite format 3": "an SQLite database: export CSV",
+    b"(\xb5/\xfd": "compressed with zstd: decompress it, or use gzip",
+}
+
+
+def open_table(files: CatalogFiles, config: CatalogConfig) -> Table:
+    """Open a catalogue's table with the reader of its format.
+
+    Raises
+    ------
+    CatalogError
+        If the file is empty, no catalogue, of another format than the configuration says, or damaged.
+    """
+    from galaxray.catalog.fits import FitsTable
+    from galaxray.catalog.parquet import ParquetTable
+    from galaxray.catalog.text import TextTable
+    from galaxray.catalog.votable import VOTable
+
+    if files.is_folder:
+        _require(config.format in ("auto", "parquet"), files.uri, "a folder is read as Parquet", config)
+        return ParquetTable(files)
+    file = files.files[0]
+    found = _sniff(file)
+    if config.format != "auto":
+        text_formats = ("csv", "tsv")
+        agrees = config.format == found or {config.format, found} <= set(text_formats)
+        _require(agrees, files.uri, f"the content is {found}", config)
+    match found:
+        case "parquet":
+            return ParquetTable(files)
+        case "fits":
+            return FitsTable(file, config.hdu)
+        case "votable":
+            return VOTable(file)
+        case _:
+            return TextTable(file, separator="\t" if config.format == "tsv" else None)
+
+
+def _require(agrees: bool, uri: str, found: str, config: CatalogConfig) -> None:
+    if not agrees:
+        raise CatalogError(f"{uri}: {found}, not {config.format}; leave out --columns.format or correct it")
+
+
+def _sniff(file: CatalogFile) -> str:
+    try:
+        with file.open() as stream:
+            start = stream.read(SNIFFED_BYTES)
+    except (OSError, EOFError, ValueError) as error:
+        raise CatalogError(f"{file.name}: cannot be read: {describe_failure(error)}") from error
+    text = start.removeprefix(codecs.BOM_UTF8).lstrip()
+    if not text:
+        raise CatalogError(f"{file.name}: the file is empty")
+    if start.startswith(b"PAR1"):
+        return "parquet"
+    if start.startswith(b"SIMPLE  ="):
+        return "fits"
+    if start.startswith(b"# %ECSV"):
+        return "ecsv"
+    if text.startswith(b"<"):
+        if re.search(rb"<(\w+:)?VOTABLE\b", text):
+            return "votable"
+        is_page = re.search(rb"<(!doctype\s+)?html\b", text, re.IGNORECASE)
+        raise _not_a_catalogue(file, "an HTML page (of an error or a login?)" if is_page else "XML other than VOTable")
+    for magic, what in _NOT_CATALOGUES.items():
+        if start.startswith(magic):
+            raise _not_a_catalogue(file, what)
+    if start[257:262] == b"ustar":
+        raise _not_a_catalogue(file, "a tar archive: unpack it")
+    if text.startswith((b"{", b"[")):
+        raise _not_a_catalogue(file, "JSON: convert it to CSV or Parquet")
+    if b"\x00" in start:
+        raise _not_a_catalogue(file, "binary, or text in UTF-16: convert it to UTF-8")
+    return "csv"
+
+
+def _not_a_catalogue(file: CatalogFile, what: str) -> CatalogError:
+    return CatalogError(f"{file.name}: no catalogue but {what}")
