@@ -84,7 +84,8 @@ def tree_from_labels(labels: Sequence[str]) -> DecisionTree:
     nearest = max(trees, key=lambda tree: len(set(tree.labels) & set(wanted)))
     shared = len(set(nearest.labels) & set(wanted))
     raise ConfigError(
-        f"no decision tree has these {len(wanted)} columns in this order; {nearest.name} shares {shared} of its {len(nearest)}"
+        f"no decision tree has these {len(wanted)} columns in this order; "
+        f"{nearest.name} shares {shared} of its {len(nearest)}"
     )
 
 

@@ -81,7 +81,7 @@ class DecisionTree:
         return tuple(label for question in self.questions for label in question.labels)
 
     def __len__(self) -> int:
-        """Number of answers, that is of columns."""
+        """Count the answers, that is the columns."""
         return len(self.labels)
 
     def question(self, name: str) -> Question:
@@ -116,9 +116,9 @@ class DecisionTree:
         return max(depths.values(), default=0)
 
     def proportion_asked(self, fractions: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Expected proportion of volunteers who are asked each question.
+        """Give the expected proportion of volunteers who are asked each question.
 
-        It is the product of the vote fractions along the way to the question (Walmsley et al. 2022, section 5), and
+        It is the product of the vote fractions along the way to the question (Walmsley et al. 2022), and
         where several answers lead to it, the sum over them: a volunteer gives one of them only.
 
         Parameters
@@ -152,7 +152,7 @@ class DecisionTree:
         return np.stack([asked[question.name] for question in self.questions], axis=1)
 
     def validate(self) -> tuple[str, ...]:
-        """What is wrong with the tree: one line for each fault, none for a sound tree."""
+        """Say what is wrong with the tree: one line for each fault, none for a sound tree."""
         return tuple(self._faults())
 
     def _faults(self) -> Iterator[str]:
@@ -162,8 +162,8 @@ class DecisionTree:
             yield f"{label} is there more than once"
         column = 0
         for question in self.questions:
-            if not question.answers:
-                yield f"{question.name} has no answers"
+            if len(question.answers) < 2:
+                yield f"{question.name} leaves no choice of answers"
             if question.start != column:
                 yield f"{question.name} begins at column {question.start}, not {column}"
             column = question.stop
@@ -206,7 +206,7 @@ class DecisionTree:
         return cls(name, tuple(questions), str(tree.get("suffix", "")), dangling)
 
     def to_dict(self) -> dict[str, Any]:
-        """The inverse of `from_dict`, for a model card; dangling dependencies are left out."""
+        """Undo `from_dict`, for a model card; dangling dependencies are left out."""
         return {
             "name": self.name,
             "suffix": self.suffix,
