@@ -1,0 +1,194 @@
+"""Images in files: on a disk that all workers see, or in S3."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import string
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+from galaxray.config import CutoutConfig
+from galaxray.cutouts.answers import Answer, Check, FetchStats
+from galaxray.errors import ConfigError, RowError
+from galaxray.schema import Status
+
+__all__ = ["FileReader", "FileSource"]
+
+TEMPLATE_FIELDS = ("object_id", "path", "row_index", "ra_deg", "dec_deg")
+NO_SUCH_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
+S3 = "s3://"
+
+
+class FileSource:
+    """Paths from the catalogue's path column, or from a template that is filled with a row's values.
+
+    What a catalogue says can not lead out of the template's folder (its text before the first field, to the last
+    ``/``): an ``object_id`` of ``../../etc/passwd`` has no image.
+    """
+
+    base_url = None
+
+    def __init__(self, config: CutoutConfig) -> None:
+        self._template = config.path_template
+        if self._template is None:
+            self.required_columns = frozenset({"path"})
+            return
+        self._fields = _fields_of(self._template)
+        self.required_columns = frozenset(self._fields)
+        self._root = _root_of(self._template)
+
+    def locate(self, row: Mapping[str, Any], pixel_scale_arcsec: float) -> str:
+        """Path of the image of one row; see `CutoutSource.locate`."""
+        if self._template is None:
+            path = row.get("path")
+            if not path:
+                raise RowError(Status.NOT_COVERED, "no path in the catalogue")
+            if "://" in path and not path.startswith(S3):
+                raise RowError(Status.NOT_COVERED, f"source files reads paths and s3://, not {path:.100}")
+            return str(path)
+        values = {name: row.get(name) for name in self._fields}
+        if None in values.values():
+            missing = next(name for name, value in values.items() if value is None)
+            raise RowError(Status.NOT_COVERED, f"no {missing} to fill path_template with")
+        path = self._template.format(**values)
+        if not self._is_inside(path):
+            raise RowError(Status.NOT_COVERED, f"{path:.100} leads out of the folder of path_template")
+        return path
+
+    def _is_inside(self, path: str) -> bool:
+        if self._root.startswith(S3) or "://" in path:
+            return self._root.startswith(S3) and path.startswith(f"{self._root}/") and ".." not in path.split("/")
+        root = os.path.normpath(Path(self._root).absolute())  # links are not resolved: they are the user's own
+        return os.path.commonpath([root, os.path.normpath(Path(path).absolute())]) == root
+
+
+def _fields_of(template: str) -> tuple[str, ...]:
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ConfigError(f"cutouts.path_template {template!r}: {error}") from None
+    unknown = [name for name in fields if name not in TEMPLATE_FIELDS]
+    if unknown or not fields:
+        found = f"{{{unknown[0]}}} is none of them" if unknown else "it has no field"
+        raise ConfigError(
+            f"cutouts.path_template {template!r}: {found}; the fields are "
+            + ", ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)
+        )
+    try:
+        template.format(object_id="1", path="1", row_index=1, ra_deg=1.0, dec_deg=1.0)
+    except (ValueError, LookupError) as error:
+        raise ConfigError(f"cutouts.path_template {template!r}: {error}") from None
+    return tuple(dict.fromkeys(fields))
+
+
+def _root_of(template: str) -> str:
+    """Folder that no row can lead out of: the text before the first field, to the last slash."""
+    literal = template[: template.index("{")]
+    scheme, separator, rest = literal.partition("://")
+    if separator and (scheme != "s3" or "/" not in rest):
+        raise ConfigError(f"cutouts.path_template {template!r}: write a path, or s3://BUCKET/ before the first field")
+    folder, slash, _ = literal.rpartition("/")
+    return folder or slash
+
+
+class FileReader:
+    """Read files in threads. Neither the rate limit nor the limiter of a service applies.
+
+    A missing file is ``not_covered``; one that cannot be read now (no permission, S3 out of reach) is ``unreachable``.
+
+    Parameters
+    ----------
+    config : CutoutConfig
+    check : callable
+        Structural check of an image.
+    stats : FetchStats
+        Where to count.
+    """
+
+    def __init__(self, config: CutoutConfig, *, check: Check, stats: FetchStats) -> None:
+        self._config = config
+        self._max_bytes = config.max_bytes
+        self._check = check
+        self._stats = stats
+        self._threads = ThreadPoolExecutor(config.max_in_flight, thread_name_prefix="galaxray-files")
+        self._s3_filesystem: Any = None
+        self._lock = threading.Lock()
+
+    async def read(self, address: str) -> Answer:
+        """Read one file."""
+        answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, address)
+        self._stats.requests += 1
+        self._stats.answers["read" if answer.body is not None else "failed"] += 1
+        self._stats.bytes += len(answer.body or b"")
+        return answer
+
+    async def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, path: str) -> Answer:
+        try:
+            content = self._read(path)
+            dimensions = self._check(content)
+        except RowError as failure:
+            return Answer.failed(failure, attempts=1)
+        return Answer(content, dimensions and dimensions.width, attempts=1)
+
+    def _read(self, path: str) -> bytes:
+        try:
+            content = self._read_s3(path) if path.startswith(S3) else self._read_local(path)
+        except FileNotFoundError:
+            raise RowError(Status.NOT_COVERED, "no such file") from None
+        except ValueError as error:  # a NUL in the path
+            raise RowError(Status.NOT_COVERED, f"no path: {error}") from None
+        except OSError as error:
+            if error.errno in NO_SUCH_FILE:
+                raise RowError(Status.NOT_COVERED, f"no such file: {error.strerror}") from None
+            status = Status.THROTTLED if error.errno == errno.EBUSY else Status.UNREACHABLE
+            raise RowError(status, f"{type(error).__name__}: {error.strerror or error}") from None
+        if len(content) > self._max_bytes:
+            raise self._too_large()
+        return content
+
+    def _read_local(self, path: str) -> bytes:
+        # O_NONBLOCK: a catalogue that names a FIFO must not hang the run.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode):
+                raise RowError(Status.CORRUPT, "not a regular file")
+            if about.st_size > self._max_bytes:
+                raise self._too_large()
+            return file.read()
+
+    def _read_s3(self, path: str) -> bytes:
+        try:
+            # A range bounds what is read, in a single request.
+            return cast(bytes, self._s3().cat_file(path, start=0, end=self._max_bytes + 1))
+        except OSError as error:
+            if error.errno == errno.EINVAL and "range" in str(error).lower():  # an empty object has no first byte
+                return b""
+            raise
+
+    def _s3(self) -> Any:
+        with self._lock:
+            if self._s3_filesystem is None:
+                import s3fs
+
+                # Endpoint and credentials come from the environment, as with every S3 tool (AWS_ENDPOINT_URL, ...).
+                wait_s = self._config.timeout_s
+                settings = {"connect_timeout": wait_s, "read_timeout": wait_s, "retries": {"max_attempts": 0}}
+                self._s3_filesystem = s3fs.S3FileSystem(
+                    config_kwargs=settings, use_listings_cache=False, skip_instance_cache=True
+                )
+                self._s3_filesystem.retries = self._config.max_attempts
+            return self._s3_filesystem
+
+    def _too_large(self) -> RowError:
+        return RowError(Status.CORRUPT, f"more than {self._max_bytes:,} bytes (max_bytes)")

@@ -1,0 +1,222 @@
+"""What becomes of a row, by what a service answers. Every answer is a real one, over loopback HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from cutout_batches import make_batch, quick_config
+from faulty_service import Ask, FaultyService
+
+from galaxray.cutouts import Fetcher
+from galaxray.cutouts.http import user_agent
+from galaxray.errors import ConfigError
+
+
+@pytest.fixture
+def service() -> Iterator[FaultyService]:
+    with FaultyService() as service:
+        yield service
+
+
+FOR_GOOD = [
+    # what the service does, status, attempts, a word of the error
+    ("code:404", "not_covered", 1, "HTTP 404 Not Found"),
+    ("code:410", "not_covered", 1, "HTTP 410"),
+    ("429", "throttled", 3, "HTTP 429"),
+    ("503", "throttled", 3, "HTTP 503"),
+    ("code:500", "unreachable", 3, "HTTP 500 Oh no"),
+    ("code:502", "unreachable", 3, "HTTP 502"),
+    ("code:408", "unreachable", 3, "HTTP 408"),
+    ("code:403", "unreachable", 1, "HTTP 403"),
+    ("code:400", "corrupt", 1, "HTTP 400"),
+    ("code:206", "corrupt", 1, "HTTP 206"),
+    ("reset", "unreachable", 3, "reset by peer"),
+    ("close", "unreachable", 3, "Disconnected"),
+    ("garbage", "unreachable", 3, ""),
+    ("cut-length", "unreachable", 3, "ClientPayloadError"),
+    ("cut-chunked", "unreachable", 3, "ClientPayloadError"),
+    ("cut-close", "corrupt", 2, "truncated JPEG"),
+    ("cut-source", "corrupt", 2, "truncated JPEG"),
+    ("html", "corrupt", 2, "HTML"),
+    ("text", "corrupt", 2, "'no overlap'"),
+    ("fits", "corrupt", 2, "not a JPEG or PNG"),
+    ("empty", "blank", 2, "0 bytes"),
+    ("wrong-size", "corrupt", 1, "128 x 128 pixels instead of 64 x 64"),
+    ("bomb", "corrupt", 1, "60000 x 60000"),
+    ("gzip-bomb:20000000", "corrupt", 1, "max_bytes"),
+    ("huge-length", "corrupt", 1, "max_bytes"),
+    ("endless", "corrupt", 1, "max_bytes"),
+    ("redirect", "unreachable", 1, "more than 3 redirects"),
+    ("redirect:http://169.254.169.254/latest/meta-data", "unreachable", 1, "another host: http://169.254.169.254"),
+    ("redirect:http://127.0.0.1:1/", "unreachable", 1, "another host"),
+    ("redirect:file:///etc/passwd", "unreachable", 1, "redirected"),
+    ("redirect:http://[", "unreachable", 1, "redirected"),
+]
+
+
+@pytest.mark.parametrize(("behaviour", "status", "attempts", "word"), FOR_GOOD)
+def test_a_fault_that_lasts(service: FaultyService, behaviour: str, status: str, attempts: int, word: str) -> None:
+    service.behaviour = lambda ask: behaviour
+    with Fetcher(quick_config(service.url, max_bytes=2**20)) as fetcher:
+        batch = fetcher.fetch(make_batch([150.0]))
+    assert (batch["status"][0], int(batch["attempts"][0])) == (status, attempts)
+    assert word in batch["error"][0]
+    assert len(batch["error"][0]) <= 200
+    assert batch["image_bytes"][0] is None
+    assert batch["image_sha256"][0] is None
+    assert batch["image_url"][0].startswith(service.url)
+
+
+HEALING = ["429:0", "503", "code:500", "code:502", "code:408", "reset", "close", "cut-length", "cut-chunked"]
+HEALING_AT_ONCE = ["cut-close", "cut-source", "html", "text", "empty", "fits"]
+
+
+@pytest.mark.parametrize(("behaviour", "failures"), [*((f, 2) for f in HEALING), *((f, 1) for f in HEALING_AT_ONCE)])
+def test_a_fault_that_heals(service: FaultyService, behaviour: str, failures: int) -> None:
+    service.behaviour = lambda ask: behaviour if ask.attempt <= failures else "ok"
+    with Fetcher(quick_config(service.url)) as fetcher:
+        batch = fetcher.fetch(make_batch([150.0]))
+        assert fetcher.stats().retries == failures
+    assert (batch["status"][0], batch["error"][0], batch["attempts"][0]) == ("ok", None, failures + 1)
+
+
+@pytest.mark.parametrize("behaviour", ["ok", "png", "chunked", "gzip"])
+def test_good_answers(service: FaultyService, behaviour: str) -> None:
+    service.behaviour = lambda ask: behaviour
+    with Fetcher(quick_config(service.url)) as fetcher:
+        batch = fetcher.fetch(make_batch([150.0]))
+    body = batch["image_bytes"][0]
+    assert batch["status"][0] == "ok"
+    assert body.startswith(b"\x89PNG" if behaviour == "png" else b"\xff\xd8")
+    assert batch["image_sha256"][0] == hashlib.sha256(body).hexdigest()
+
+
+def test_fits_cutouts(service: FaultyService) -> None:
+    service.behaviour = lambda ask: "fits" if ask.query["ra"] < "160" else "ok"
+    with Fetcher(quick_config(service.url, format="fits")) as fetcher:
+        batch = fetcher.fetch(make_batch([150.0, 170.0]))
+    assert batch["status"].tolist() == ["ok", "corrupt"]
+    assert "not a FITS image" in batch["error"][1]
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "hang-body", "drip"])
+def test_a_slow_answer_is_given_up_in_time(service: FaultyService, behaviour: str) -> None:
+    service.behaviour = lambda ask: behaviour
+    started = time.monotonic()
+    with Fetcher(quick_config(service.url, timeout_s=0.3, max_attempts=2)) as fetcher:
+        batch = fetcher.fetch(make_batch([150.0]))
+        assert fetcher.stats().answers == {"timeout": 2}
+    assert time.monotonic() - started < 2
+    assert (batch["status"][0], batch["attempts"][0]) == ("unreachable", 2)
+    assert "timeout" in batch["error"][0]
+
+
+def test_nobody_listens() -> None:
+    with FaultyService() as service:
+        url = service.url
+    with Fetcher(quick_config(url)) as fetcher:
+        batch = fetcher.fetch(make_batch([150.0]))
+    assert (batch["status"][0], batch["attempts"][0]) == ("unreachable", 3)
+    assert "ClientConnectorError" in batch["error"][0]
+
+
+def test_a_redirect_within_the_service_is_followed(service: FaultyService) -> None:
+    service.behaviour = lambda ask: "ok" if ask.path == "/moved" else "redirect:/moved?size=64"
+    with Fetcher(quick_config(service.url)) as fetcher:
+        batch = fetcher.fetch(make_batch([150.0]))
+    assert (batch["status"][0], batch["attempts"][0], len(service.asks)) == ("ok", 1, 2)
+
+
+@pytest.mark.parametrize("behaviour", ["429:1", "503:1", "429-date:1"])
+def test_retry_after_holds_everybody(service: FaultyService, behaviour: str) -> None:
+    refused_at: list[float] = []
+
+    def refuse_the_first(ask: Ask) -> str:
+        if not refused_at:
+            refused_at.append(ask.time)
+            return behaviour
+        return "ok"
+
+    service.behaviour = refuse_the_first
+    with Fetcher(quick_config(service.url, max_in_flight=1, max_backoff_s=5)) as fetcher:
+        batch = fetcher.fetch(make_batch([150.0, 151.0, 152.0]))
+    assert batch["status"].tolist() == ["ok"] * 3
+    # A date is written in whole seconds, so it may be up to one second early.
+    least = 0.0 if behaviour == "429-date:1" else 1.0
+    assert min(ask.time for ask in service.asks[1:]) - refused_at[0] >= least
+
+
+def test_a_date_far_ahead_by_the_servers_own_clock_is_a_short_wait(service: FaultyService) -> None:
+    service.behaviour = lambda ask: "429-date:1" if ask.attempt == 1 else "ok"
+    started = time.monotonic()
+    with Fetcher(quick_config(service.url, max_backoff_s=100)) as fetcher:
+        assert fetcher.fetch(make_batch([150.0]))["status"][0] == "ok"
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("behaviour", ["429:100000", "429:-5", "429:soon", "429:9999999999999"])
+def test_retry_after_is_capped_and_its_nonsense_survived(service: FaultyService, behaviour: str) -> None:
+    service.behaviour = lambda ask: behaviour if ask.attempt == 1 else "ok"
+    started = time.monotonic()
+    with Fetcher(quick_config(service.url, max_backoff_s=0.2)) as fetcher:
+        assert fetcher.fetch(make_batch([150.0]))["status"][0] == "ok"
+    assert time.monotonic() - started < 2
+
+
+def test_the_service_learns_who_asks(service: FaultyService) -> None:
+    with Fetcher(quick_config(service.url, contact="someone@example.org")) as fetcher:
+        fetcher.fetch(make_batch([150.0]))
+    headers = service.asks[0].headers
+    assert headers["user-agent"].startswith("galaxray/")
+    assert headers["user-agent"].endswith("(+https://github.com/galaxray/galaxray; someone@example.org)")
+    assert headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("contact", ["a\r\nX: y", "jörg@example.org", "a (b)"])
+def test_a_contact_that_no_header_can_hold(contact: str) -> None:
+    with pytest.raises(ConfigError, match="contact"):
+        user_agent(contact)
+
+
+def test_an_error_page_does_not_cost_the_connection(service: FaultyService) -> None:
+    service.behaviour = lambda ask: "code:404" if float(ask.query["ra"]) < 155 else "ok"
+    with Fetcher(quick_config(service.url, max_in_flight=1)) as fetcher:
+        fetcher.fetch(make_batch([150.0, 151.0, 160.0]))
+    assert service.connections == 1
+
+
+def test_the_environments_proxy_is_used(service: FaultyService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", service.url)
+    monkeypatch.setenv("no_proxy", "")
+    with Fetcher(quick_config("http://survey.invalid")) as fetcher:
+        assert fetcher.fetch(make_batch([150.0]))["status"][0] == "ok"
+    assert service.asks[0].target.startswith("http://survey.invalid/viewer/jpeg-cutout?")
+
+
+def test_threads_share_the_limits(service: FaultyService) -> None:
+    service.behaviour = lambda ask: "slow:0.02"
+    with Fetcher(quick_config(service.url, max_in_flight=4)) as fetcher:
+        threads = [
+            threading.Thread(target=fetcher.fetch, args=(make_batch([float(start + i) for i in range(8)]),))
+            for start in (0, 10, 20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stats = fetcher.stats()
+    assert service.peak_in_flight == 4
+    assert (stats.requests, stats.answers) == (24, {"200": 24})
+    assert stats.bytes > 24 * 1000
+    assert stats.limiter_wait_s > 0.02
+
+
+def test_the_rate_is_kept_and_divided(service: FaultyService) -> None:
+    with Fetcher(quick_config(service.url, requests_per_s=200), share=2) as fetcher:
+        fetcher.fetch(make_batch([float(ra) for ra in range(30)]))
+    times = sorted(ask.time for ask in service.asks)
+    assert times[-1] - times[0] >= 29 / 100 - 0.01

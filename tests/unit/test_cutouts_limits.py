@@ -1,0 +1,202 @@
+"""The limiter, on virtual time: hours pass in milliseconds, and every figure is exact."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from virtual_clock import run_virtually
+
+from galaxray.cutouts import LocalLimiter, ServiceDownError, Verdict
+from galaxray.schema import Status
+
+
+async def send(
+    limiter: LocalLimiter, count: int, *, takes_s: float = 0.0, verdict: Callable[[float], Verdict] | None = None
+) -> list[float]:
+    """Send ``count`` requests at once; return when each was let through, in order."""
+    clock = asyncio.get_running_loop().time
+    sent: list[float] = []
+
+    async def one() -> None:
+        await limiter.acquire()
+        now = clock()
+        sent.append(now)
+        await asyncio.sleep(takes_s)
+        limiter.release(verdict(now) if verdict else Verdict.ANSWERED)
+
+    await asyncio.gather(*(one() for _ in range(count)))
+    return sent
+
+
+def test_requests_are_spaced_evenly() -> None:
+    sent = run_virtually(send(LocalLimiter(10, 100), 50))
+    assert sent == pytest.approx([index / 10 for index in range(50)])
+
+
+def test_there_is_no_burst_after_a_quiet_time() -> None:
+    async def rest_then_send() -> list[float]:
+        limiter = LocalLimiter(10, 100)
+        await send(limiter, 3)
+        await asyncio.sleep(1000)
+        return await send(limiter, 11)
+
+    sent = run_virtually(rest_then_send())
+    assert sent[-1] - sent[0] == pytest.approx(1.0)
+
+
+def test_no_more_are_in_flight_than_allowed() -> None:
+    sent = run_virtually(send(LocalLimiter(None, 4), 12, takes_s=5))
+    assert sent == pytest.approx([0] * 4 + [5] * 4 + [10] * 4)
+
+
+def test_slow_answers_do_not_raise_the_rate_later() -> None:
+    # 10 per second allowed, 4 in flight of 1 s each: the backlog of unused turns must not be made up for
+    sent = run_virtually(send(LocalLimiter(10, 4), 40, takes_s=1))
+    in_a_second = max(sum(start <= time < start + 1 - 1e-9 for time in sent) for start in sent)
+    assert in_a_second <= 10
+
+
+@pytest.mark.parametrize(("retry_after_s", "resumes_at"), [(7.0, 7.0), (None, 0.5), (1e9, 60.0), (-3.0, 0.0)])
+def test_a_refusal_pauses_everybody(retry_after_s: float | None, resumes_at: float) -> None:
+    async def refuse_one() -> list[float]:
+        limiter = LocalLimiter(None, 100, pause_s=0.5, max_pause_s=60)
+        await limiter.acquire()
+        limiter.release(Verdict.REFUSED, retry_after_s)
+        return await send(limiter, 5)
+
+    assert run_virtually(refuse_one()) == pytest.approx([resumes_at] * 5)
+
+
+def test_those_who_already_queue_wait_too() -> None:
+    async def refuse_while_others_queue() -> list[float]:
+        limiter = LocalLimiter(10, 100)
+        await limiter.acquire()
+        queue = asyncio.create_task(send(limiter, 20))
+        await asyncio.sleep(0.55)
+        limiter.release(Verdict.REFUSED, 30.0)
+        return await queue
+
+    sent = run_virtually(refuse_while_others_queue())
+    before, after = [time for time in sent if time <= 0.55], [time for time in sent if time > 0.55]
+    assert len(before) == 5
+    assert after == pytest.approx([30.55 + index / 10 for index in range(15)])
+
+
+def test_pauses_without_retry_after_grow_and_start_again_after_an_answer() -> None:
+    async def pauses() -> list[float]:
+        clock = asyncio.get_running_loop().time
+        limiter = LocalLimiter(None, 1, pause_s=1, max_pause_s=10, patience_s=1000)
+        found = []
+        for verdict in [Verdict.REFUSED] * 6 + [Verdict.ANSWERED, Verdict.REFUSED, Verdict.ANSWERED]:
+            before = clock()
+            await limiter.acquire()
+            found.append(clock() - before)
+            limiter.release(verdict)
+        return found
+
+    assert run_virtually(pauses()) == pytest.approx([0, 1, 2, 4, 8, 10, 10, 0, 1])
+
+
+def test_what_was_in_flight_together_counts_as_one_refusal() -> None:
+    async def refuse_sixteen() -> float:
+        limiter = LocalLimiter(None, 16, pause_s=1, max_pause_s=1000)
+        await send(limiter, 16, takes_s=1, verdict=lambda _: Verdict.REFUSED)
+        return (await send(limiter, 1))[0]
+
+    assert run_virtually(refuse_sixteen()) == pytest.approx(1 + 1)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"), [(Verdict.FAILED, Status.UNREACHABLE), (Verdict.REFUSED, Status.THROTTLED)]
+)
+def test_a_dead_service_is_given_up_probed_and_welcomed_back(verdict: Verdict, status: Status) -> None:
+    async def outage() -> None:
+        clock = asyncio.get_running_loop().time
+        limiter = LocalLimiter(None, 4, pause_s=1, max_pause_s=60, patience_s=300)
+
+        async def fail() -> None:
+            await limiter.acquire()
+            await asyncio.sleep(30)
+            limiter.release(verdict)
+
+        while limiter.outage is None:
+            await fail()
+        assert 300 <= clock() < 600  # not before its patience ends, and soon after
+        assert "300 s" in limiter.outage
+        with pytest.raises(ServiceDownError) as given_up:
+            await limiter.acquire()
+        assert given_up.value.status is status
+
+        await asyncio.sleep(61)
+        await fail()  # the probe
+        with pytest.raises(ServiceDownError):
+            await limiter.acquire()
+
+        await asyncio.sleep(61)
+        await limiter.acquire()
+        limiter.release(Verdict.ANSWERED)
+        assert limiter.outage is None
+        assert len(await send(limiter, 10)) == 10
+
+    run_virtually(outage())
+
+
+def test_those_who_queue_when_the_service_is_given_up_do_not_wait_on() -> None:
+    async def queue_in_an_outage() -> tuple[int, float]:
+        limiter = LocalLimiter(None, 2, max_pause_s=50, patience_s=100)
+
+        async def fail() -> bool:
+            try:
+                await limiter.acquire()
+            except ServiceDownError:
+                return True
+            await asyncio.sleep(15)
+            limiter.release(Verdict.FAILED)
+            return False
+
+        given_up = await asyncio.gather(*(fail() for _ in range(1000)))
+        return sum(given_up), asyncio.get_running_loop().time()
+
+    given_up, took_s = run_virtually(queue_in_an_outage())
+    assert given_up > 970
+    assert took_s < 200
+
+
+def test_a_few_failures_far_apart_are_no_outage() -> None:
+    async def fail_nine_times() -> str | None:
+        limiter = LocalLimiter(None, 1, patience_s=100)
+        for _ in range(9):
+            await limiter.acquire()
+            await asyncio.sleep(60)
+            limiter.release(Verdict.FAILED)
+        return limiter.outage
+
+    assert run_virtually(fail_nine_times()) is None
+
+
+def test_one_answer_ends_a_row_of_failures() -> None:
+    async def mostly_fail() -> str | None:
+        limiter = LocalLimiter(None, 1, patience_s=100)
+        for index in range(200):
+            await limiter.acquire()
+            await asyncio.sleep(10)
+            limiter.release(Verdict.ANSWERED if index % 8 == 0 else Verdict.FAILED)
+        return limiter.outage
+
+    assert run_virtually(mostly_fail()) is None
+
+
+def test_a_cancelled_wait_gives_its_place_back() -> None:
+    async def cancel() -> list[float]:
+        limiter = LocalLimiter(1, 1)
+        await limiter.acquire()
+        limiter.release(Verdict.ANSWERED)
+        waiting = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0.5)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        return await send(limiter, 1)
+
+    assert run_virtually(cancel()) == pytest.approx([2.0])
