@@ -22,7 +22,6 @@ from ray.data.datasource import Datasource, ReadTask
 from galaxray.batches import Batch, num_rows, pack, unpack
 from galaxray.config import RunConfig
 from galaxray.images import View
-from galaxray.models.engine import worker_environment
 from galaxray.runs import Run
 from galaxray.schema import to_table
 from galaxray.modelset import model_stages
@@ -86,6 +85,8 @@ def annotate(
     )
     dataset = _through(dataset, Source, pools["fetch"], run=run, build=fetch)
     if views:
+        from galaxray.models.engine import worker_environment  # loads torch, which downloading does without
+
         every = max(1, run.num_rows // THUMBNAILS)
         decode = partial(_build_decode, config, list(views), every, pools["decode"].num_threads)
         dataset = _through(dataset, Transform, pools["decode"], build=decode)
