@@ -5,6 +5,7 @@ Nothing here is real. The same position gives the same galaxy, picture, voluntee
 
 from __future__ import annotations
 
+from galaxray.synthetic.background import SyntheticService
 from galaxray.synthetic.galaxy import SyntheticGalaxy
 from galaxray.synthetic.masks import true_masks, volunteer_masks
 from galaxray.synthetic.render import cutout, image
@@ -16,6 +17,7 @@ __all__ = [
     "LABELS",
     "Survey",
     "SyntheticGalaxy",
+    "SyntheticService",
     "catalog",
     "cutout",
     "galaxies_in",

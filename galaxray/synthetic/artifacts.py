@@ -8,17 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from galaxray.synthetic.galaxy import SyntheticGalaxy, random_generator
-from galaxray.synthetic.sky import BrightStar
+from galaxray.synthetic.profiles import within
+from galaxray.synthetic.sky import BRIGHT_STAR_REACH_ARCSEC, BrightStar
 
 __all__ = ["add_artifact", "add_bright_star"]
 
 Plane = NDArray[np.float32]
 
+_REACH = 12.0
+"""Artifacts are drawn out to this many effective radii of the galaxy that they spoil."""
+
 
 def add_artifact(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> None:
     """Draw the artifact of ``galaxy`` over ``flux`` (3, H, W), in place; axes as for `add_galaxy`."""
     draw = {"saturated-star": _saturated_star, "satellite-trail": _satellite_trail, "bad-columns": _bad_columns}
-    draw[galaxy.artifact](flux, galaxy, east, north)
+    columns, rows = (within(axis, _REACH * galaxy.effective_radius_arcsec) for axis in (east, north))
+    draw[galaxy.artifact](flux[:, rows, columns], galaxy, east[columns], north[rows])
 
 
 def _saturated_star(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> None:
@@ -39,13 +44,16 @@ def _saturated_star(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Pl
 
 def add_bright_star(flux: Plane, star: BrightStar, east: Plane, north: Plane) -> None:
     """Draw the wide wings and the four spikes of a bright star, over ``flux`` (3, H, W), in place."""
+    columns, rows = (within(axis, BRIGHT_STAR_REACH_ARCSEC) for axis in (east, north))
+    east, north = east[columns], north[rows]
     squared = np.square(east)[None, :] + np.square(north)[:, None]
     light = 30 * (1 + squared * np.float32(1 / (0.9 * star.size_arcsec**0.5) ** 2)) ** np.float32(-2.0)
     for turn in (math.pi / 4, 3 * math.pi / 4):
         sin, cos = np.float32(math.sin(turn)), np.float32(math.cos(turn))
         along, across = (north * cos)[:, None] + (east * sin)[None, :], (east * cos)[None, :] - (north * sin)[:, None]
-        light += np.exp(-np.abs(along) * np.float32(3 / star.size_arcsec) - np.square(across) * np.float32(1 / 0.6**2))
-    flux += light * np.array(star.colours, dtype=np.float32)[:, None, None]
+        fading = np.abs(along) * np.float32(2 / star.size_arcsec) + np.square(across) * np.float32(1 / 0.6**2)
+        light += 3 * np.exp(-fading)
+    flux[:, rows, columns] += light * np.array(star.colours, dtype=np.float32)[:, None, None]
 
 
 def _satellite_trail(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> None:

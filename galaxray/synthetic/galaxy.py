@@ -22,7 +22,7 @@ _ARM_WOBBLE = 0.35
 
 
 def random_generator(*keys: int) -> np.random.Generator:
-    """A random generator that depends only on the keys (non-negative integers)."""
+    """Make a random generator that depends only on the keys (non-negative integers)."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence((_SKY_SEED, *keys))))
 
 

@@ -1,4 +1,4 @@
-"""Where the arms and the bar are: the truth, and what volunteers draw around them (as in Galaxy Zoo: 3D, Masters et al. 2021)."""
+"""Where arms and bar are: the truth, and what volunteers draw, as in Galaxy Zoo: 3D (Masters et al. 2021)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BAR = LABELS.index("bar-dr5_no")
 def true_masks(
     galaxy: SyntheticGalaxy, size: int = 256, pixel_scale_arcsec: float | None = None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where the arms are brighter than half of their ridge, and where the bar is.
+    """Tell where the arms are brighter than half of their ridge, and where the bar is.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def volunteer_masks(
     num_volunteers: int = 15,
     survey: Survey | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The fraction of volunteers who enclose each pixel.
+    """Give the fraction of volunteers who enclose each pixel.
 
     Each volunteer who sees arms (a bar) draws around them with a steady hand of their own: wider or narrower, longer
     or shorter, shifted. Who sees none draws nothing. Parameters and frame as for `true_masks`.

@@ -20,7 +20,7 @@ _ARM_COUNT_SHARES = np.cumsum([0.09, 0.42, 0.14, 0.11, 0.06, 0.06, 0.12])
 
 
 def iau_name(ra_deg: float, dec_deg: float) -> str:
-    """Name by truncated coordinates: ``J123456.78+012345.6``."""
+    """Make the name by truncated coordinates: ``J123456.78+012345.6``."""
     hundredths = int(ra_deg * 24000) % 8_640_000
     tenths = int(abs(dec_deg) * 36000)
     hours, minutes, seconds = hundredths // 360_000, hundredths // 6000 % 60, hundredths % 6000 / 100
@@ -30,7 +30,7 @@ def iau_name(ra_deg: float, dec_deg: float) -> str:
 
 
 def draw_galaxy(ra_deg: float, dec_deg: float, seed: int) -> SyntheticGalaxy:
-    """The galaxy at this place, a function of the seed alone but for its position and name."""
+    """Draw the galaxy at this place: a function of the seed alone, but for its position and name."""
     rng = random_generator(1, seed)
     kind = _KINDS[min(int(np.searchsorted(_KIND_SHARES, rng.random())), 3)]
     galaxy = SyntheticGalaxy(
@@ -165,7 +165,7 @@ def _disturb(galaxy: SyntheticGalaxy, rng: np.random.Generator) -> SyntheticGala
 def _companion(
     galaxy: SyntheticGalaxy, rng: np.random.Generator, flux_ratio: tuple[float, float], distance: tuple[float, float]
 ) -> SyntheticGalaxy:
-    """A smaller galaxy beside this one; distance in effective radii."""
+    """Draw a smaller galaxy beside this one; distance in effective radii."""
     ratio = float(rng.uniform(*flux_ratio))
     angle = 2 * math.pi * rng.random()
     away_deg = galaxy.effective_radius_arcsec * float(rng.uniform(*distance)) / 3600

@@ -13,7 +13,7 @@ from galaxray.synthetic.galaxy import SyntheticGalaxy, random_generator
 from galaxray.synthetic.sky import sky_offsets_arcsec
 from galaxray.synthetic.survey import NATIVE_PIXEL_ARCSEC
 
-__all__ = ["add_galaxy"]
+__all__ = ["add_galaxy", "within"]
 
 Plane = NDArray[np.float32]
 
@@ -42,7 +42,7 @@ def add_galaxy(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) 
     if galaxy.artifact == "saturated-star":
         return
     reach = _REACH[galaxy.kind] * galaxy.effective_radius_arcsec
-    columns, rows = _within(east, reach), _within(north, reach)
+    columns, rows = within(east, reach), within(north, reach)
     if columns.stop > columns.start and rows.stop > rows.start:
         draw = {"smooth": _smooth, "artifact": _smooth, "disk": _disk, "edge-on": _edge_on}[galaxy.kind]
         stamp = draw(galaxy, east[columns], north[rows])
@@ -52,8 +52,8 @@ def add_galaxy(flux: Plane, galaxy: SyntheticGalaxy, east: Plane, north: Plane) 
         add_galaxy(flux, companion, east - np.float32(de), north - np.float32(dn))
 
 
-def _within(axis: Plane, reach: float) -> slice:
-    """The stretch of a monotonic axis within a distance of zero."""
+def within(axis: Plane, reach: float) -> slice:
+    """Find the stretch of a monotonic axis within a distance of zero."""
     inside = np.flatnonzero(np.abs(axis) < reach)
     return slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(0, 0)
 
@@ -154,7 +154,7 @@ def _bar(galaxy: SyntheticGalaxy, major: Plane, minor: Plane) -> tuple[Plane, Pl
 
 
 def _edge_on(galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> Plane:
-    """A disk seen from its side: exponential, sech^2 across (van der Kruit & Searle 1981), with bulge and dust lane."""
+    """Draw a disk from its side: exponential, sech^2 across (van der Kruit & Searle 1981), bulge, dust lane."""
     rng = random_generator(5, galaxy.seed)
     scale_length = galaxy.effective_radius_arcsec / 1.678
     height = 0.55 * galaxy.axis_ratio * galaxy.effective_radius_arcsec
@@ -190,7 +190,7 @@ def _edge_on(galaxy: SyntheticGalaxy, east: Plane, north: Plane) -> Plane:
 
 
 def _tails(galaxy: SyntheticGalaxy, major: Plane, minor: Plane) -> Plane:
-    """Tidal tails: one or two wide open, faint arms that reach far out. Light per native pixel of a galaxy of flux 1."""
+    """Draw tidal tails, one or two open, faint arms that reach far out, of a galaxy of flux 1."""
     rng = random_generator(6, galaxy.seed)
     size = galaxy.effective_radius_arcsec
     squared = (np.square(major) + np.square(minor)) * np.float32(1 / size**2) + np.float32(0.01)

@@ -62,7 +62,7 @@ class Frame:
         return math.hypot(self.width, self.height) / 2 * self.pixel_scale_arcsec
 
     def padded(self, margin: int) -> Frame:
-        """The same frame, wider by at least ``margin`` pixels in all, of a size that a Fourier transform likes."""
+        """Widen the frame by at least ``margin`` pixels in all, to a size that a Fourier transform likes."""
 
         def wider(num: int) -> int:
             return num + 2 * math.ceil((fft.next_fast_len(num + margin, real=True) - num) / 2)
@@ -141,7 +141,7 @@ def image(
     pixel_scale_arcsec: float = NATIVE_PIXEL_ARCSEC,
     survey: Survey | None = None,
 ) -> NDArray[np.uint8]:
-    """The colour picture of a piece of the sky, uint8 (height, width, 3); parameters as for `cutout`."""
+    """Draw a piece of the sky in colour, uint8 (height, width, 3); parameters as for `cutout`."""
     return rgb(cutout(ra_deg, dec_deg, size, pixel_scale_arcsec, survey=survey))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -45,8 +46,8 @@ class _Grid:
         return cells
 
     def place(self, band: int, column: int, x: float, y: float) -> tuple[float, float]:
-        """The (ra, dec) at fractions x, y of a cell."""
-        return (column + x) / int(self.num_columns[band]) * 360 % 360, -90 + (band + y) * self.cell_deg
+        """Give the (ra, dec) at fractions x, y of a cell."""
+        return float((column + x) / int(self.num_columns[band]) * 360 % 360), float(-90 + (band + y) * self.cell_deg)
 
 
 _GALAXIES = _Grid(0.05)
@@ -90,7 +91,7 @@ def galaxies_in(ra_deg: float, dec_deg: float, radius_arcsec: float) -> list[Syn
 
 
 def galaxy_at(ra_deg: float, dec_deg: float, tolerance_arcsec: float = 2.0) -> SyntheticGalaxy | None:
-    """The catalogue galaxy at this position, if there is one."""
+    """Find the catalogue galaxy at this position, if there is one."""
     return next(iter(galaxies_in(ra_deg, dec_deg, tolerance_arcsec)), None)
 
 
@@ -120,32 +121,37 @@ def catalog(
         raise ValueError(f"seed is {seed}, but there are {NUM_SEEDS} disjoint catalogues: 0 to {NUM_SEEDS - 1}")
     ra_min, ra_max, dec_min, dec_max = region or (0.0, 360.0, -90.0, 90.0)
     dec_max = min(dec_max, (survey or Survey()).max_dec_deg)
+    width = ra_max - ra_min if 0 < ra_max - ra_min <= 360 else (ra_max - ra_min) % 360
     galaxies: list[SyntheticGalaxy] = []
     for cell in _cells_of(seed, region):
         band = int(np.searchsorted(_GALAXIES.first, cell, side="right")) - 1
         if not dec_min - _GALAXIES.cell_deg < _GALAXIES.place(band, 0, 0, 0.5)[1] < dec_max + _GALAXIES.cell_deg:
             continue
-        galaxy = _galaxy_in_cell(band, cell - int(_GALAXIES.first[band]))
-        if dec_min <= galaxy.dec_deg <= dec_max and (galaxy.ra_deg - ra_min) % 360 <= (ra_max - ra_min) % 360.000001:
+        galaxy = _galaxy_in_cell(band, int(cell - _GALAXIES.first[band]))
+        if dec_min <= galaxy.dec_deg <= dec_max and (galaxy.ra_deg - ra_min) % 360 <= width:
             galaxies.append(galaxy)
             if len(galaxies) == num:
                 return galaxies
     raise ValueError(f"only {len(galaxies)} galaxies of seed {seed} in region {region}, {num} asked for")
 
 
-def _cells_of(seed: int, region: tuple[float, float, float, float] | None) -> range | list[int] | map[int]:
-    """Cells of one seed in catalogue order."""
+def _cells_of(seed: int, region: tuple[float, float, float, float] | None) -> Iterable[int]:
+    """Cells of one seed, in or near the region, in catalogue order."""
     num_cells = _GALAXIES.num_cells
     if region is None:
-        return map(lambda j: j * _STEP % num_cells, range(seed, num_cells, NUM_SEEDS))
-    bands = np.arange(_GALAXIES.num_bands)
-    middles = -90 + (bands + 0.5) * _GALAXIES.cell_deg
-    bands = bands[(middles > region[2] - _GALAXIES.cell_deg) & (middles < region[3] + _GALAXIES.cell_deg)]
-    if not bands.size:
-        return []
-    cells = range(int(_GALAXIES.first[bands[0]]), int(_GALAXIES.first[bands[-1] + 1]))
-    places = sorted(j for j in (cell * _STEP_INVERSE % num_cells for cell in cells) if j % NUM_SEEDS == seed)
-    return [j * _STEP % num_cells for j in places]
+        return (place * _STEP % num_cells for place in range(seed, num_cells, NUM_SEEDS))
+    found = []
+    ra_min, ra_max, dec_min, dec_max = region
+    for band, num_columns in enumerate(_GALAXIES.num_columns):
+        if dec_min - _GALAXIES.cell_deg < _GALAXIES.place(band, 0, 0, 0.5)[1] < dec_max + _GALAXIES.cell_deg:
+            start = math.floor(ra_min / 360 * num_columns)
+            stop = math.floor((ra_max if ra_max > ra_min else ra_max + 360) / 360 * num_columns)
+            columns = np.arange(start, min(stop, start + num_columns - 1) + 1) % num_columns
+            found.append(_GALAXIES.first[band] + columns)
+    # Products stay below 2^63: there are fewer than 2^25 cells.
+    places = np.concatenate(found or [np.empty(0, dtype=np.int64)]) * _STEP_INVERSE % num_cells
+    ordered: list[int] = (np.sort(places[places % NUM_SEEDS == seed]) * _STEP % num_cells).tolist()
+    return ordered
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ __all__ = ["BANDS", "NATIVE_PIXEL_ARCSEC", "Survey", "rgb"]
 
 BANDS = "grz"
 NATIVE_PIXEL_ARCSEC = 0.262
-"""Flux is in nanomaggies per pixel of this size, whatever the cutout's own pixel scale, as in the Legacy Surveys viewer."""
+"""Flux is in nanomaggies per pixel of this size at any pixel scale, as in the Legacy Surveys viewer."""
 
 # Scales of the Legacy Surveys viewer since DR9 (z, r, g to red, green, blue), for the stretch of Lupton et al. 2004.
 _RGB_SCALES = np.array([2.2, 3.4, 6.0], dtype=np.float32)

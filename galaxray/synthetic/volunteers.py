@@ -46,7 +46,7 @@ class Visibility:
 
     @classmethod
     def of(cls, galaxy: SyntheticGalaxy, survey: Survey | None = None) -> Visibility:
-        """What this survey shows of a galaxy."""
+        """Judge what this survey shows of a galaxy."""
         survey = survey or Survey()
         size = galaxy.effective_radius_arcsec
         area = math.pi * size**2 * galaxy.axis_ratio / NATIVE_PIXEL_ARCSEC**2
@@ -75,12 +75,12 @@ class Visibility:
 
 
 def _contrast_left(fwhm_over_period: float) -> float:
-    """What a Gaussian seeing leaves of a periodic contrast (its modulation transfer)."""
+    """Give what a Gaussian seeing leaves of a periodic contrast (its modulation transfer)."""
     return math.exp(-3.56 * fwhm_over_period**2)
 
 
 def vote_probabilities(galaxy: SyntheticGalaxy, survey: Survey | None = None) -> NDArray[np.float64]:
-    """The chance of each answer, given that its question is asked.
+    """Give the chance of each answer, given that its question is asked.
 
     Parameters
     ----------
@@ -158,8 +158,9 @@ def _sigmoid(logit: float) -> float:
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    chances: NDArray[np.float64] = np.exp(logits)
-    return chances / chances.sum()
+    odds = np.exp(logits)
+    chances: NDArray[np.float64] = odds / odds.sum()
+    return chances
 
 
 def _binary(logit: float) -> NDArray[np.float64]:
