@@ -73,7 +73,7 @@ class Fetcher:
         self._thread.start()
         self._closed = False
         try:
-            self._reader = self._run(self._open())
+            self._run(self._open())
         except BaseException:
             self.close()
             raise
@@ -170,19 +170,18 @@ class Fetcher:
             future.cancel()
             raise
 
-    async def _open(self) -> Reader:
+    async def _open(self) -> None:
         config, base_url = self._config, self._source.base_url
         if base_url is None:
             check = partial(check_image, max_pixels=config.max_pixels)
-            reader: Reader = FileReader(config, check=check, stats=self._stats)
+            self._reader: Reader = FileReader(config, check=check, stats=self._stats)
         else:
             check = partial(
                 check_image, max_pixels=config.max_pixels, expected=config.format, size_pixels=config.size_pixels
             )
-            reader = HttpReader(config, base_url, limiter=self._limiter, check=check, stats=self._stats)
+            self._reader = HttpReader(config, base_url, limiter=self._limiter, check=check, stats=self._stats)
         if config.cache is not None:
-            reader = CachedReader(reader, config.cache, check=check, stats=self._stats)
-        return reader
+            self._reader = CachedReader(self._reader, config.cache, check=check, stats=self._stats)
 
     async def _shut_down(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import os
 import stat
 import string
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, cast
 
 from galaxray.config import CutoutConfig
@@ -62,10 +62,10 @@ class FileSource:
         return path
 
     def _is_inside(self, path: str) -> bool:
-        if self._root.startswith(S3) or "://" in path:
-            return self._root.startswith(S3) and path.startswith(f"{self._root}/") and ".." not in path.split("/")
-        root = os.path.normpath(Path(self._root).absolute())  # links are not resolved: they are the user's own
-        return os.path.commonpath([root, os.path.normpath(Path(path).absolute())]) == root
+        inner = path[len(self._root) :]
+        leads_elsewhere = not self._root and (inner.startswith("/") or "://" in inner)
+        # Not resolved: "link/.." would lead out where a link does, and links are the user's own.
+        return path.startswith(self._root) and not leads_elsewhere and ".." not in inner.split("/")
 
 
 def _fields_of(template: str) -> tuple[str, ...]:
@@ -88,13 +88,16 @@ def _fields_of(template: str) -> tuple[str, ...]:
 
 
 def _root_of(template: str) -> str:
-    """Folder that no row can lead out of: the text before the first field, to the last slash."""
+    """Folder that no row can lead out of, with its slash: the text before the first field, to the last slash."""
     literal = template[: template.index("{")]
     scheme, separator, rest = literal.partition("://")
     if separator and (scheme != "s3" or "/" not in rest):
         raise ConfigError(f"cutouts.path_template {template!r}: write a path, or s3://BUCKET/ before the first field")
-    folder, slash, _ = literal.rpartition("/")
-    return folder or slash
+    return literal[: literal.rfind("/") + 1]
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a catalogue that names a FIFO must not hang the run
 
 
 class FileReader:
@@ -157,15 +160,16 @@ class FileReader:
         return content
 
     def _read_local(self, path: str) -> bytes:
-        # O_NONBLOCK: a catalogue that names a FIFO must not hang the run.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            about = os.fstat(descriptor)
-            if not stat.S_ISREG(about.st_mode):
-                raise RowError(Status.CORRUPT, "not a regular file")
-            if about.st_size > self._max_bytes:
-                raise self._too_large()
-            return file.read()
+        try:
+            with io.FileIO(path, opener=_open_without_waiting) as file:
+                about = os.fstat(file.fileno())
+                if not stat.S_ISREG(about.st_mode):
+                    raise IsADirectoryError  # or a device or a pipe
+                if about.st_size > self._max_bytes:
+                    raise self._too_large()
+                return file.read()
+        except IsADirectoryError:
+            raise RowError(Status.CORRUPT, "not a regular file") from None
 
     def _read_s3(self, path: str) -> bytes:
         try:

@@ -6,6 +6,7 @@ A source only says which address holds the image of a row; reading it is the bus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, Protocol
@@ -160,11 +161,14 @@ def make_source(config: CutoutConfig) -> CutoutSource:
 
 
 def _checked_base_url(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    is_plain = base_url.isascii() and base_url.isprintable() and " " not in base_url
-    if not is_plain or parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(base_url)
+        is_good = re.fullmatch(r"https?://[!-~]+", base_url) and parts.hostname and parts.port != 0
+    except ValueError:  # no such port, or a bracket too many
+        is_good = False
+    if not is_good:
         raise ConfigError(
-            f"cutouts.base_url {base_url!r}: write http://HOST or https://HOST, with a path if there is one"
+            f"cutouts.base_url {base_url!r}: write http://HOST or https://HOST, with its path if it has one"
         )
     if parts.query or parts.fragment or parts.username is not None:
         raise ConfigError(f"cutouts.base_url of host {parts.hostname}: leave out user, query and fragment")
