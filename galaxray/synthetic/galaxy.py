@@ -42,7 +42,7 @@ class SyntheticGalaxy:
     seed: int
     """Seed of everything about it that is not listed here: knots, texture, volunteers."""
     r_magnitude: float
-    """Total AB magnitude in r."""
+    """AB magnitude in r of bulge, disk and bar; arms, rings, tails and dust change the total by up to 0.3."""
     effective_radius_arcsec: float
     """Semi-major axis that holds half of the light (smooth), or half of the disk's light."""
     axis_ratio: float

@@ -36,10 +36,10 @@ def _spiral(galaxy: SyntheticGalaxy, chances: dict[str, float]) -> bool:
 
 
 def montage(columns: int = 9, size: int = 112, seed: int = 63) -> Image.Image:
-    """Draw ``columns`` galaxies of each kind; at last barred spirals under what volunteers drew: arms blue, bars orange."""
+    """Draw galaxies of each kind; at last barred spirals under what volunteers drew: arms blue, bars orange."""
     galaxies = catalog(1500, seed)
     chances = [dict(zip(LABELS, vote_probabilities(galaxy), strict=True)) for galaxy in galaxies]
-    label_width, line = 84, size + 2
+    label_width, line = 92, size + 2
     sheet = Image.new("RGB", (label_width + columns * line, (len(_ROWS) + 1) * line), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(13)
