@@ -69,6 +69,11 @@ class Frame:
 
         return Frame(self.ra_deg, self.dec_deg, wider(self.width), wider(self.height), self.pixel_scale_arcsec)
 
+    def axes_from(self, ra_deg: float, dec_deg: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Offsets of columns to the east and rows to the north of a position on the sky, arcsec."""
+        east, north = sky_offsets_arcsec(ra_deg, dec_deg, self.ra_deg, self.dec_deg)
+        return self.east - np.float32(east), self.north - np.float32(north)
+
     def pixels(self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
         """Column and row (fractional) of positions on the sky."""
         east, north = sky_offsets_arcsec(ra_deg, dec_deg, self.ra_deg, self.dec_deg)
@@ -107,15 +112,14 @@ def cutout(
     """
     survey = survey or Survey()
     width, height = (size, size) if isinstance(size, int) else size
-    if not survey.covers(dec_deg):
-        return np.zeros((len(bands), height, width), dtype=np.float32)
     frame = Frame(ra_deg, dec_deg, width, height, pixel_scale_arcsec)
+    if not survey.covers(dec_deg - frame.radius_arcsec / 3600):
+        return np.zeros((len(bands), height, width), dtype=np.float32)
     wide = frame.padded(max(12, math.ceil(6 / pixel_scale_arcsec)))
     flux = np.zeros((3, wide.height, wide.width), dtype=np.float32)
     galaxies = galaxies_in(ra_deg, dec_deg, wide.radius_arcsec + _LARGEST_GALAXY_ARCSEC)
     for galaxy in galaxies:
-        east, north = sky_offsets_arcsec(galaxy.ra_deg, galaxy.dec_deg, ra_deg, dec_deg)
-        add_galaxy(flux, galaxy, wide.east - np.float32(east), wide.north - np.float32(north))
+        add_galaxy(flux, galaxy, *wide.axes_from(galaxy.ra_deg, galaxy.dec_deg))
     if pixel_scale_arcsec <= _COARSEST_FIELD_ARCSEC:
         _add_field_sources(flux, wide)
     flux *= np.power(10, -0.4 * np.array(survey.zero_point_offset_mag), dtype=np.float32)[:, None, None]
@@ -125,11 +129,9 @@ def cutout(
     flux = flux[:, row : row + height, column : column + width]
     for galaxy in galaxies:
         if galaxy.artifact != "none":
-            east, north = sky_offsets_arcsec(galaxy.ra_deg, galaxy.dec_deg, ra_deg, dec_deg)
-            add_artifact(flux, galaxy, frame.east - np.float32(east), frame.north - np.float32(north))
+            add_artifact(flux, galaxy, *frame.axes_from(galaxy.ra_deg, galaxy.dec_deg))
     for star in bright_stars_in(ra_deg, dec_deg, frame.radius_arcsec + BRIGHT_STAR_REACH_ARCSEC):
-        east, north = sky_offsets_arcsec(star.ra_deg, star.dec_deg, ra_deg, dec_deg)
-        add_bright_star(flux, star, frame.east - np.float32(east), frame.north - np.float32(north))
+        add_bright_star(flux, star, *frame.axes_from(star.ra_deg, star.dec_deg))
     flux[:, dec_deg + frame.north / 3600 > survey.max_dec_deg] = 0
     return np.ascontiguousarray(flux[[BANDS.index(band) for band in bands]])
 
@@ -153,9 +155,8 @@ def _add_field_sources(flux: NDArray[np.float32], frame: Frame) -> None:
     """Stars and faint galaxies, as points shared among the four nearest pixels; the seeing does the rest."""
     sources = field_sources_in(frame.ra_deg, frame.dec_deg, frame.radius_arcsec)
     column, row = frame.pixels(sources.ra_deg, sources.dec_deg)
-    near = (np.abs(column - frame.width / 2) < frame.width / 2 + 8) & (
-        np.abs(row - frame.height / 2) < frame.height / 2 + 8
-    )
+    near = np.abs(column - frame.width / 2) < frame.width / 2 + 8
+    near &= np.abs(row - frame.height / 2) < frame.height / 2 + 8
     pa = np.radians(sources.position_angle_deg[near])[:, None]
     radius = sources.radius_arcsec[near][:, None] / frame.pixel_scale_arcsec * _POINT_RADII
     major, minor = radius * np.cos(_POINT_ANGLES), radius * np.sin(_POINT_ANGLES) * sources.axis_ratio[near][:, None]

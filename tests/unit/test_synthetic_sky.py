@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from galaxray.synthetic import Survey, catalog, cutout, galaxies_in, galaxy_at, volunteer_masks, votes
+from galaxray.synthetic import Survey, catalog, cutout, galaxies_in, galaxy_at, image, volunteer_masks, votes
 from galaxray.synthetic.population import iau_name
 from galaxray.synthetic.sky import _GALAXIES, sky_offsets_arcsec
 
@@ -126,3 +126,16 @@ def test_names_follow_the_iau() -> None:
     assert iau_name(188.73660, 1.39601) == "J123456.78+012345.6"
     assert iau_name(0.0, -0.5) == "J000000.00-003000.0"
     assert iau_name(359.999999, -89.99999) == "J235959.99-895959.9"
+
+
+def test_the_sky_is_still_the_one_that_the_built_in_models_were_trained_on() -> None:
+    # A failure here means new weights: catalogues, pictures or votes are no longer what they were.
+    seen = []
+    for galaxy in catalog(3):
+        picture = image(galaxy.ra_deg, galaxy.dec_deg, 64, galaxy.size_arcsec / 64)
+        seen.append((galaxy.object_id, galaxy.kind, votes(galaxy)[:5].tolist(), picture.mean()))
+    assert seen == [
+        ("J023025.22-895743.8", "disk", [17, 23, 0, 0, 23], pytest.approx(55.07, abs=0.05)),
+        ("J092835.25+055820.9", "smooth", [9, 30, 1, 0, 30], pytest.approx(110.68, abs=0.05)),
+        ("J132304.90-522244.5", "edge-on", [0, 39, 1, 37, 2], pytest.approx(42.41, abs=0.05)),
+    ]
