@@ -147,4 +147,3 @@ def open_folder(uri: str) -> Folder:
     if Path(uri).is_file():
         raise ConfigError(f"output {uri!r} is a file: name a folder")
     return LocalFolder(uri)
-

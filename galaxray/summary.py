@@ -28,8 +28,10 @@ class Tally:
     ----------
     began : float
         When the program began (Unix time).
-    workers : dict of str to int
+    workers : mapping of str to int
         Units that each stage can work on at once.
+    on_gpu : bool
+        Whether the models ran on GPUs.
     rows : int
         Rows that were done.
     cpu_idle : float, optional
@@ -37,7 +39,8 @@ class Tally:
     """
 
     began: float
-    workers: Mapping[str, int]
+    workers: Mapping[str, int] = field(default_factory=dict)
+    on_gpu: bool = False
     rows: int = 0
     cpu_idle: float | None = None
     busy_s: Counter[str] = field(default_factory=Counter)
@@ -57,7 +60,7 @@ class Tally:
         return self.last - self.first if self.first is not None and self.last is not None else 0.0
 
 
-def summarize(run: Run, records: Iterable[UnitRecord], tally: Tally, *, on_gpu: bool) -> dict[str, Any]:
+def summarize(run: Run, records: Iterable[UnitRecord], tally: Tally) -> dict[str, Any]:
     """The content of ``summary.json``.
 
     Parameters
@@ -67,8 +70,6 @@ def summarize(run: Run, records: Iterable[UnitRecord], tally: Tally, *, on_gpu: 
         Of all units: counts come from what was written, never from what was meant to be.
     tally : Tally
         Of this program run. Times and rates are of this run only, also where an earlier one did some of the rows.
-    on_gpu : bool
-        Whether the models ran on GPUs.
     """
     by_status: Counter[str] = Counter()
     errors: Counter[str] = Counter()
@@ -103,7 +104,7 @@ def summarize(run: Run, records: Iterable[UnitRecord], tally: Tally, *, on_gpu: 
         "cpu_idle_fraction": tally.cpu_idle,
         # The models of a GPU take turns on it: what none of them uses is idle.
         "gpu_idle_fraction": round(max(0.0, 1 - sum(1 - idle for idle in model_idle if idle is not None)), 3)
-        if on_gpu and model_idle
+        if tally.on_gpu and model_idle
         else None,
         "galaxray_version": __version__,
         "started": datetime.fromtimestamp(tally.began, UTC).isoformat(timespec="seconds"),

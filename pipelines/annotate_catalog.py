@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from galaxray.images import View
 from galaxray.modelset import describe_models
 from galaxray.plan import plan_run
 from galaxray.progress import RunProgress
+
 # R
 from galaxray.runs import Run
 from galaxray.settings import AnnotateSettings, read_settings
@@ -46,39 +48,53 @@ def annotate(settings: AnnotateSettings) -> int:
     )
     open_folder(config.output)  # an address that cannot be written to is refused now
     models = describe_models(config)
+    pools = allot(config, **vars(expected_resources(config)))  # refuses what cannot fit before anything is written
     if settings.dry_run:
-        pools = allot(config, **vars(expected_resources(config.compute)))
         print(dry_run(config, catalog, models, describe(pools)))
         return 0
-    with connect(config.compute) as resources:
-        pools = allot(config, **vars(resources))
-        run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog))
-        tally = stream_units(run, settings, pools, models.views, began)
-    summary = summarize(run, run.verify(), tally, on_gpu=any(pool.num_gpus for pool in pools.values()))
-    return finish(run, config, summary)
+    run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog))
+    tally = Tally(began=began)
+    work = work_left(run, retry_failed=settings.retry_failed)
+    if work.pending or work.retry:
+        with connect(config.compute) as resources:
+            stream_units(run, work, config, allot(config, **vars(resources)), models.views, tally)
+    return finish(run, config, summarize(run, run.verify(), tally))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is left of a run: units without a file, and units with rows to try again."""
+
+    done: Counter[str]
+    pending: list[int]
+    retry: list[int]
+
+
+def work_left(run: Run, *, retry_failed: bool) -> Work:
+    """Look into the run folder for what is done, and say so."""
+    records = list(run.records())
+    done = sum((Counter(record.by_status) for record in records), Counter[str]())
+    if records:
+        _say(f"going on with run {run.run_id}: {done.total():,} of {run.num_rows:,} rows are done")
+    retry = [record.unit for record in records if record.transient] if retry_failed else []
+    return Work(done=done, pending=run.pending(), retry=retry)
 
 
 def stream_units(
-    run: Run, settings: AnnotateSettings, pools: dict[str, Pool], views: Sequence[View], began: float
-) -> Tally:
-    """Do what is left of the run: units without a file and, if asked, rows with a transient status."""
+    run: Run, work: Work, config: RunConfig, pools: dict[str, Pool], views: Sequence[View], tally: Tally
+) -> None:
+    """Send the units through the stages, and show and tally what comes out."""
     from pipelines.stream import annotate as annotate_units  # loads ray.data
 
-    config = settings.run_config()
-    finished = list(run.records())
-    done = sum((Counter(record.by_status) for record in finished), Counter[str]())
-    if finished:
-        _say(f"going on with run {run.run_id}: {done.total():,} of {run.num_rows:,} rows are done")
-    retry = [record.unit for record in finished if record.transient] if settings.retry_failed else []
-    tally = Tally(began=began, workers=_workers(config, pools))
+    tally.workers = _workers(config, pools)
+    tally.on_gpu = any(pool.num_gpus for pool in pools.values())
     psutil.cpu_percent()  # the next call gives the share since this one
-    with RunProgress(run.num_rows, done) as progress:
-        for units, again in ((run.pending(), False), (retry, True)):
+    with RunProgress(run.num_rows, work.done) as progress:
+        for units, again in ((work.pending, False), (work.retry, True)):
             for report in annotate_units(run, config, pools, views, units, retry=again) if units else ():
                 tally.add(report.rows, report.seconds, report.started)
                 progress.update(report.by_status, before=report.by_status_before)
     tally.cpu_idle = round(1 - psutil.cpu_percent() / 100, 3)
-    return tally
 
 
 def finish(run: Run, config: RunConfig, summary: dict[str, Any]) -> int:
@@ -88,7 +104,7 @@ def finish(run: Run, config: RunConfig, summary: dict[str, Any]) -> int:
     counts = ", ".join(f"{name} {count:,}" for name, count in summary["by_status"].items())
     _say(f"{summary['rows']:,} rows: {counts}")
     if summary["rows_per_s"]:
-        _say(f"{summary['rows_per_s']:,} rows/s in the stream, {summary['startup_s']:.1f} s to start")
+        _say(f"{summary['rows_per_s']:,.1f} rows/s in the stream, after {summary['startup_s']:.1f} s to start")
     print(f"table:   {run.output}/annotations/\nreport:  {report}")
     failed = failed_fraction(summary)
     if failed > config.max_failed_fraction:

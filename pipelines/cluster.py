@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from galaxray.config import ComputeConfig
+from galaxray.config import ComputeConfig, RunConfig
 
 __all__ = ["Resources", "connect", "expected_resources"]
 
@@ -33,6 +33,7 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
     A local cluster has a temporary folder and a token of its own, reports nothing to anyone, and ends with the block.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # we have our own
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
@@ -66,14 +67,17 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
         shutil.rmtree(temp_dir, ignore_errors=True)
 
 
-def expected_resources(config: ComputeConfig) -> Resources:
+def expected_resources(config: RunConfig) -> Resources:
     """Resources of the cluster that :func:`connect` would give, without starting one."""
     if os.environ.get("RAY_ADDRESS"):
-        with connect(config) as resources:
+        with connect(config.compute) as resources:
             return resources
-    import torch
+    num_gpus = 0
+    if set(config.stages) - {"fetch"}:
+        import torch
 
-    return Resources(num_cpus=float(config.num_cpus or os.cpu_count() or 1), num_gpus=float(torch.cuda.device_count()))
+        num_gpus = torch.cuda.device_count()
+    return Resources(num_cpus=float(config.compute.num_cpus or os.cpu_count() or 1), num_gpus=float(num_gpus))
 
 
 def _resources() -> Resources:

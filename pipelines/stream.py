@@ -7,6 +7,8 @@ unit, mix two, or lose a part of one. The stages themselves are in ``galaxray.st
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +20,12 @@ import pyarrow as pa
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError
 
 from galaxray.batches import Batch, num_rows, pack, unpack
 from galaxray.config import RunConfig
+from galaxray.errors import RunError
 from galaxray.images import View
 from galaxray.runs import Run
 from galaxray.schema import to_table
@@ -72,32 +77,57 @@ def annotate(
         Units to do, in order.
     retry : bool
         Whether only their rows with a transient status are done again.
+
+    Raises
+    ------
+    RunError
+        If the stream stalls, or a worker cannot read or write the run folder. What is written stays.
     """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what it has to say by the way is not for the user
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # a block is closed after each row, and a row is a unit
     context.execution_no_progress_timeout_s = int(config.compute.stall_timeout_s)
-    context.enable_progress_bars = False
     context.print_on_execution_start = False
 
     fetch = partial(_build_fetch, config, share=pools["fetch"].max_actors)
     dataset = ray.data.read_datasource(
         _Units(units, retry), override_num_blocks=min(len(units), 16), num_cpus=TASK_CPUS, concurrency=1
     )
-    dataset = _through(dataset, Source, pools["fetch"], run=run, build=fetch)
+    dataset = _through(dataset, Fetching, pools["fetch"], run=run, build=fetch)
     if views:
         from galaxray.models.engine import worker_environment  # loads torch, which downloading does without
 
         every = max(1, run.num_rows // THUMBNAILS)
         decode = partial(_build_decode, config, list(views), every, pools["decode"].num_threads)
-        dataset = _through(dataset, Transform, pools["decode"], build=decode)
+        dataset = _through(dataset, Decoding, pools["decode"], build=decode)
         names = [name for name in config.stages if name != "fetch"]
         for group in [names] if "models" in pools else [[name] for name in names]:
             pool = pools.get("models") or pools[group[0]]
             build = partial(model_stages, config, group, "cuda" if pool.num_gpus else "cpu", pool.num_threads)
-            dataset = _through(dataset, Transform, pool, build=build, runtime_env={"env_vars": worker_environment()})
-    dataset = _through(dataset, Sink, pools["write"], run=run)
-    for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
-        yield UnitReport(**json.loads(batch["report"][0]))
+            dataset = _through(dataset, Models, pool, build=build, runtime_env={"env_vars": worker_environment()})
+    dataset = _through(dataset, Writing, pools["write"], run=run)
+    try:
+        for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
+            yield UnitReport(**json.loads(batch["report"][0]))
+    except ExecutionTimeoutError as error:
+        raise RunError(_stalled(str(error), config.compute.stall_timeout_s)) from error
+    except RayError as error:
+        raise RunError(_explain(error)) from error
+
+
+def _stalled(message: str, timeout_s: float) -> str:
+    running = ", ".join(dict.fromkeys(re.findall(r"MapBatches\((\w+)\): [1-9]", message))).lower()
+    return f"no progress for {timeout_s:g} s (--compute.stall_timeout_s); at work: {
+        running or 'no stage, nothing could be scheduled'
+    }. What is written is kept: the same command goes on from there"
+
+
+def _explain(error: BaseException) -> str:
+    """The first line of what went wrong in a worker, without the layers that Ray wraps around it."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    text = str(error).strip().splitlines() or [""]
+    return f"a worker failed with {type(error).__name__}: {text[0]}. What is written is kept: the same command goes on"
 
 
 def _through(
@@ -117,7 +147,7 @@ def _through(
             max_size=pool.max_actors,
             max_concurrent_calls_per_actor=pool.batches_in_flight,
             # Stages that wait (fetch, write) overlap their units; a model sees one at a time.
-            enable_true_multi_threading=actor is not Transform,
+            enable_true_multi_threading=actor is not Models,
         ),
     )
 
@@ -150,7 +180,7 @@ def _list_units(units: list[int], retry: bool) -> Iterator[pa.Table]:
         yield pa.table({"unit": [unit], "retry": [retry]})
 
 
-class Source:
+class Fetching:
     """Reads units of the checked catalogue and fetches their images. Thread-safe."""
 
     def __init__(self, run: Run, build: Build) -> None:
@@ -164,7 +194,7 @@ class Source:
         return _packed(*_apply(self.stages, self.run.read_unit(unit, retry=retry), notes))
 
 
-class Transform:
+class _Transform:
     """Runs stages on units."""
 
     def __init__(self, build: Build) -> None:
@@ -174,7 +204,15 @@ class Transform:
         return _packed(*_apply(self.stages, *unpack(row["batch"][0])))
 
 
-class Sink:
+class Decoding(_Transform):
+    """Decodes the images of units."""
+
+
+class Models(_Transform):
+    """Runs models on units."""
+
+
+class Writing:
     """Writes finished units. Thread-safe."""
 
     def __init__(self, run: Run) -> None:

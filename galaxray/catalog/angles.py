@@ -14,7 +14,7 @@ from astropy import units as u
 from astropy.coordinates import Angle
 from numpy.typing import NDArray
 
-from galaxray.catalog.values import as_numbers, as_text, decode, is_sentinel, is_text, parse_numbers, to_float64
+from galaxray.catalog.values import as_text, read_numbers, to_float64
 from galaxray.errors import CatalogError
 
 __all__ = ["Angles", "Notation", "arcsec_factor", "declinations", "notation", "right_ascensions", "to_degrees"]
@@ -136,47 +136,47 @@ def to_degrees(array: pa.Array, reading: Notation, what: str) -> tuple[NDArray[n
     Returns
     -------
     degrees : ndarray of float64, shape (N,)
-        NaN where there is no value, or none that can be read. Equal to what `astropy.coordinates.Angle` gives.
+        NaN where there is no value, or none that can be read; otherwise what `astropy.coordinates.Angle` gives, to
+        the last digits of a float64.
     missing : ndarray of bool, shape (N,)
         Where there is no value.
     """
-    array = decode(array, what)
-    text = as_text(array, what) if is_text(array) else None
-    values = as_numbers(array, what) if text is None else parse_numbers(text)
-    missing = is_sentinel(values)
-    values[missing] = np.nan
-    missing |= np.isnan(values) if text is None else _is_null(text)
-    degrees = values if reading.decimal == u.deg else np.asarray(reading.decimal.to(u.deg, values), dtype=np.float64)
-    if text is not None:
-        rest = np.isnan(values) & ~missing
-        if rest.any():
-            positions = np.flatnonzero(rest)
-            degrees[positions] = _sexagesimal_to_degrees(text.take(pa.array(positions)), reading.sexagesimal)
+    values, missing = read_numbers(array, what)
+    degrees = values * _degrees_per(reading.decimal)
+    positions = np.flatnonzero(np.isnan(values) & ~missing)
+    if len(positions):  # there are such values in columns of text only
+        text = as_text(array.take(pa.array(positions)), what)
+        degrees[positions] = _sexagesimal_to_degrees(text, reading.sexagesimal)
     return degrees, missing
 
 
 def arcsec_factor(unit: str | None, what: str) -> float:
     """Factor to arcsec (per pixel) from a column's unit in the file; without a unit it is taken for arcsec."""
-    if unit is None:
+    if not unit:
         return 1.0
     per_pixel = re.sub(r"\s*(/|per)\s*pix(el)?s?$|\s*pix(el)?s?\*?\*?-1$", "", unit.strip(), flags=re.IGNORECASE)
-    return float(_parse_unit(per_pixel, what).to(u.arcsec))
+    return float(_parse_unit(per_pixel or unit, what).to(u.arcsec))
 
 
 def _sexagesimal_to_degrees(text: pa.StringArray, unit: u.UnitBase) -> NDArray[np.float64]:
-    parts = pc.extract_regex(text, _SEXAGESIMAL)
-    whole, minutes, seconds = (to_float64(parts.field(name)) for name in ("whole", "minutes", "seconds"))
-    mark = parts.field("mark")
-    marks = pc.binary_join_element_wise(mark, parts.field("second_mark"), parts.field("last_mark"), "")
+    # flatten, not field: it makes the parts of a text that does not match null
+    sign, whole, mark, minutes, second_mark, seconds, last_mark = pc.extract_regex(text, _SEXAGESIMAL).flatten()
+    whole, minutes, seconds = to_float64(whole), to_float64(minutes), to_float64(seconds)
+    marks = pc.binary_join_element_wise(mark, second_mark, last_mark, "")
     is_hours = _true(pc.equal(mark, "h")) | (unit == u.hourangle) & ~_true(pc.equal(mark, "d"))
     is_regular = _true(pc.is_in(marks, pa.array(_MARKS))) & (minutes < 60) & (seconds < 60)
     is_regular &= ~is_hours | (whole < 24)
     value = whole + minutes / 60.0 + seconds / 3600.0
-    value = np.where(_true(pc.equal(parts.field("sign"), "-")), -value, value)
-    degrees = np.where(is_hours, u.hourangle.to(u.deg, value), value)
+    value = np.where(_true(pc.equal(sign, "-")), -value, value)
+    degrees = np.where(is_hours, value * _degrees_per(u.hourangle), value)
     for position in np.flatnonzero(~is_regular):
         degrees[position] = _astropy_degrees(text[position].as_py(), unit)
     return degrees
+
+
+def _degrees_per(unit: u.UnitBase) -> float:
+    """Degrees in one unit; astropy's own factor for hours is 14.999999999999998."""
+    return 15.0 if unit == u.hourangle else float(unit.to(u.deg))
 
 
 def _astropy_degrees(text: str, unit: u.UnitBase) -> float:
@@ -220,10 +220,6 @@ def _parse_unit(text: str | None, what: str) -> u.UnitBase:
     if not unit.is_equivalent(u.deg):
         raise CatalogError(f"{what} has the unit {text!r}, which is no angle; give --columns.angle-unit")
     return unit
-
-
-def _is_null(array: pa.Array) -> NDArray[np.bool_]:
-    return np.asarray(array.is_null().to_numpy(zero_copy_only=False))
 
 
 def _true(array: pa.Array) -> NDArray[np.bool_]:

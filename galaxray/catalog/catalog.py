@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import lzma
-import zlib
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,15 +16,16 @@ from galaxray.catalog.columns import Column, Columns, find_columns
 from galaxray.catalog.files import CatalogFiles, describe_failure, find_files
 from galaxray.catalog.formats import open_table
 from galaxray.catalog.table import Table
-from galaxray.catalog.values import as_identifiers, as_numbers, as_text
+from galaxray.catalog.values import as_identifiers, as_text, read_numbers
 from galaxray.config import CatalogConfig
 from galaxray.errors import CatalogError
 from galaxray.schema import Status
 
 __all__ = ["Catalog", "open_catalog"]
 
+logger = logging.getLogger(__name__)
+
 SLICE_ROWS = 65_536
-_DAMAGE = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException)
 
 
 def open_catalog(
@@ -93,6 +93,7 @@ class Catalog:
         self._table = table
         self._config = config
         self._need_coordinates = need_coordinates
+        self._warned: set[str] = set()
         self._positions = sorted({position for column in _found(columns) for position in column.positions}) or [0]
         if columns.ra is not None and columns.dec is not None:
             self._ra = notation("ra", columns.ra.unit, config.angle_unit, self._label(columns.ra))
@@ -189,9 +190,7 @@ class Catalog:
         while True:
             try:
                 batch = next(batches, None)
-            except CatalogError:
-                raise
-            except _DAMAGE as error:
+            except self._files.read_errors as error:
                 failure = describe_failure(error)
                 raise CatalogError(f"{self.uri}: cannot be read beyond row {reached}: {failure}") from error
             if batch is None:
@@ -246,9 +245,16 @@ class Catalog:
         return ra.degrees, dec.degrees, problems
 
     def _arcsec(self, batch: pa.RecordBatch, column: Column) -> pa.Array:
-        values = as_numbers(self._values(batch, column), self._label(column))
+        label = self._label(column)
+        stored = self._values(batch, column)
+        values, missing = read_numbers(stored, label)
         values[~np.isfinite(values) | (values <= 0)] = np.nan
-        return pa.array(values * arcsec_factor(column.unit, self._label(column)))
+        unusable = np.isnan(values) & ~missing
+        if unusable.any() and column.name not in self._warned:
+            self._warned.add(column.name)
+            example = stored[int(np.flatnonzero(unusable)[0])].as_py()
+            logger.warning("%s holds %r, no number above 0: such rows get the default", label, example)
+        return pa.array(values * arcsec_factor(column.unit, label))
 
     def _values(self, batch: pa.RecordBatch, column: Column) -> pa.Array:
         return batch.column(self._positions.index(column.positions[0]))

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import fsspec
+import pyarrow as pa
 
 from galaxray.catalog.download import Download, download
 from galaxray.errors import CatalogError
@@ -20,6 +22,7 @@ from galaxray.errors import CatalogError
 __all__ = ["CatalogFile", "CatalogFiles", "describe_failure", "find_files"]
 
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
+READ_AHEAD_BYTES = 8 * 2**20
 HASHED_BYTES = 256 * 2**20
 """Local catalogues up to this size are fingerprinted by content: a copy, or a job's working folder that is unpacked
 anew for each submission, is the same catalogue although its time of modification differs."""
@@ -54,9 +57,10 @@ class CatalogFile:
     filesystem: fsspec.AbstractFileSystem
     path: str
 
-    def open_stored(self) -> BinaryIO:
-        """Open the bytes as they are stored."""
-        return cast(BinaryIO, self.filesystem.open(self.path, "rb"))
+    def open_stored(self, *, read_ahead: bool = True) -> BinaryIO:
+        """Open the bytes as they are stored; without ``read_ahead``, S3 is asked for what is read and no more."""
+        cache = "readahead" if read_ahead else "none"
+        return cast(BinaryIO, self.filesystem.open(self.path, "rb", block_size=READ_AHEAD_BYTES, cache_type=cache))
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -87,6 +91,11 @@ class CatalogFiles:
     files: tuple[CatalogFile, ...]
     spool: Download | None = None
     """Keeps a downloaded file alive."""
+
+    @property
+    def read_errors(self) -> tuple[type[Exception], ...]:
+        """What opening and reading may raise where a file is damaged or out of reach."""
+        return _read_errors(self.files[0].filesystem)
 
     def fingerprint(self) -> str:
         """SHA-256 that changes when the content does, made without reading a large catalogue."""
@@ -143,12 +152,10 @@ def describe_failure(error: BaseException) -> str:
 
 
 def _find(uri: str, filesystem: fsspec.AbstractFileSystem, path: str, spool: Download | None = None) -> CatalogFiles:
-    from botocore.exceptions import BotoCoreError
-
     try:
         info = filesystem.info(path)
         found = filesystem.find(path, detail=True) if info["type"] == "directory" else None
-    except (OSError, BotoCoreError) as error:
+    except _read_errors(filesystem) as error:
         raise CatalogError(f"{uri}: {describe_failure(error)}") from error
     if found is None:
         return CatalogFiles(uri, False, (_file(uri, filesystem, info, spool),), spool)
@@ -181,6 +188,15 @@ def _content_digest(file: CatalogFile) -> str:
         while block := stream.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _read_errors(filesystem: fsspec.AbstractFileSystem) -> tuple[type[Exception], ...]:
+    local = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, pa.ArrowException)
+    if "s3" not in filesystem.protocol:
+        return local
+    from botocore.exceptions import BotoCoreError
+
+    return (*local, BotoCoreError)
 
 
 def _s3(options: Mapping[str, Any]) -> fsspec.AbstractFileSystem:

@@ -40,14 +40,13 @@ class FitsTable:
 
     def __init__(self, file: CatalogFile, hdu: int | str | None = None) -> None:
         self._file = file
-        try:
-            with file.open() as stream, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # odd but legal headers; damage is found by our own checks
+        with file.open() as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd but legal headers; damage is found by our own checks
+            try:
                 with fits.open(stream, memmap=False, lazy_load_hdus=True) as hdus:
-                    position, table = _find_table(file.name, hdus, hdu)
-                    self._read_header(position, table)
-        except (OSError, EOFError, ValueError, fits.VerifyError) as error:
-            raise CatalogError(f"{file.name}: damaged FITS file: {describe_failure(error)}") from error
+                    self._read_header(*_find_table(file.name, hdus, hdu))
+            except (fits.VerifyError, LookupError, TypeError) as error:  # astropy, on a header that makes no sense
+                raise ValueError(describe_failure(error)) from error
 
     def _read_header(self, position: int, table: Any) -> None:
         header = table.header

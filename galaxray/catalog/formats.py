@@ -50,20 +50,26 @@ def open_table(files: CatalogFiles, config: CatalogConfig) -> Table:
         _require(config.format in ("auto", "parquet"), files.uri, "a folder is read as Parquet", config)
         return ParquetTable(files)
     file = files.files[0]
-    found = _sniff(file)
+    try:
+        found = _sniff(file)
+    except files.read_errors as error:
+        raise CatalogError(f"{files.uri}: cannot be read: {describe_failure(error)}") from error
     if config.format != "auto":
         text_formats = ("csv", "tsv")
         agrees = config.format == found or {config.format, found} <= set(text_formats)
         _require(agrees, files.uri, f"the content is {found}", config)
-    match found:
-        case "parquet":
-            return ParquetTable(files)
-        case "fits":
-            return FitsTable(file, config.hdu)
-        case "votable":
-            return VOTable(file)
-        case _:
-            return TextTable(file, separator="\t" if config.format == "tsv" else None)
+    try:
+        match found:
+            case "parquet":
+                return ParquetTable(files)
+            case "fits":
+                return FitsTable(file, config.hdu)
+            case "votable":
+                return VOTable(file)
+            case _:
+                return TextTable(file, separator="\t" if config.format == "tsv" else None)
+    except files.read_errors as error:
+        raise CatalogError(f"{files.uri}: a damaged {found} file: {describe_failure(error)}") from error
 
 
 def _require(agrees: bool, uri: str, found: str, config: CatalogConfig) -> None:
@@ -72,11 +78,8 @@ def _require(agrees: bool, uri: str, found: str, config: CatalogConfig) -> None:
 
 
 def _sniff(file: CatalogFile) -> str:
-    try:
-        with file.open() as stream:
-            start = stream.read(SNIFFED_BYTES)
-    except (OSError, EOFError, ValueError) as error:
-        raise CatalogError(f"{file.name}: cannot be read: {describe_failure(error)}") from error
+    with file.open() as stream:
+        start = stream.read(SNIFFED_BYTES)
     text = start.removeprefix(codecs.BOM_UTF8).lstrip()
     if not text:
         raise CatalogError(f"{file.name}: the file is empty")

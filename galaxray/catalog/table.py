@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
+from astropy.table.meta import YamlParseError, get_header_from_yaml
 
-__all__ = ["BATCH_ROWS", "Field", "Table"]
+__all__ = ["BATCH_ROWS", "Field", "Table", "read_astropy_header"]
 
 BATCH_ROWS = 65_536
 """Rows that a reader takes from a file at once, where the format leaves it the choice."""
@@ -30,6 +31,29 @@ class Field:
     name: str
     unit: str | None = None
     ucd: str | None = None
+
+
+def read_astropy_header(lines: list[str]) -> tuple[dict[str, str], str]:
+    """Read the YAML header that astropy writes to ECSV and Parquet.
+
+    Returns
+    -------
+    units : dict
+        Unit by column, where there is one.
+    delimiter : str
+        What separates columns in ECSV.
+
+    Raises
+    ------
+    ValueError
+        If it is no such header.
+    """
+    try:
+        header = get_header_from_yaml(lines)
+        units = {column["name"]: str(column["unit"]) for column in header["datatype"] if column.get("unit")}
+        return units, str(header.get("delimiter", " "))
+    except (YamlParseError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"its ECSV header cannot be read: {type(error).__name__} {error}") from error
 
 
 class Table(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,42 +11,35 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
-import yaml
-from astropy.table.meta import get_header_from_yaml
 
-from galaxray.catalog.files import CatalogFile, describe_failure
-from galaxray.catalog.table import Field
+from galaxray.catalog.files import CatalogFile
+from galaxray.catalog.table import Field, read_astropy_header
 from galaxray.errors import CatalogError
 
 __all__ = ["TextTable"]
 
 HEADER_BYTES = 2**20
-"""The header, with all comments before it, stands within so many bytes."""
+"""The header, the comments before it and the first row stand within so many bytes."""
 BLOCK_BYTES = 4 * 2**20
-ECSV_MARK = b"# %ECSV"
 SEPARATORS = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons", "|": "CSV with bars"}
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the data begin, and how they are written."""
-
-    kind: str
-    fields: tuple[Field, ...]
-    separator: str
-    data_offset: int
-
-
 class TextTable:
-    """A table in a text file.
+    """A table in a text file; every column is read as text.
 
-    Comment lines (``#``) before the header are skipped, and so are those between rows; the header may itself be the
-    last of the comments. Every column is read as text.
+    Blank lines and comments (``#``) are skipped, before the header and between rows. The header may itself be the
+    last comment. Rows follow the quoting rules of CSV: a quoted value may hold separators and line ends.
+
+    Parameters
+    ----------
+    file : CatalogFile
+    separator : str, optional
+        What separates columns; by the header line where left out.
 
     Raises
     ------
     CatalogError
-        If the file has no header, no rows, or is no UTF-8 text.
+        If the file has no header or no rows.
     """
 
     num_rows: int | None = None
@@ -56,31 +48,29 @@ class TextTable:
         self._file = file
         with file.open() as stream:
             start = stream.read(HEADER_BYTES)
-        layout = _ecsv_layout(file, start) if start.startswith(ECSV_MARK) else _csv_layout(file, start, separator)
-        self.kind = layout.kind
-        self.fields = layout.fields
-        self._layout = layout
+        layout = _ecsv_layout(file, start) if start.startswith(b"# %ECSV") else _csv_layout(file, start, separator)
+        self.kind, self.fields, self._separator, self._data_offset = layout
 
     def batches(self, columns: Sequence[int]) -> Iterator[pa.RecordBatch]:
         """Read columns, as :meth:`galaxray.catalog.table.Table.batches` says."""
         names = [f"f{position}" for position in range(len(self.fields))]  # names in the file may repeat
         wanted = [names[position] for position in columns]
-        bad_rows: list[Any] = []
+        ragged: list[Any] = []
 
-        def on_bad_row(row: Any) -> str:
+        def on_ragged_row(row: Any) -> str:
             if row.text.lstrip().startswith("#") or not row.text.strip():
                 return "skip"
-            bad_rows.append(row)
+            ragged.append(row)
             return "error"
 
         with self._file.open() as stream:
-            stream.seek(self._layout.data_offset)
+            stream.seek(self._data_offset)
             try:
                 with pyarrow.csv.open_csv(
                     stream,
                     read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES),
                     parse_options=pyarrow.csv.ParseOptions(
-                        delimiter=self._layout.separator, newlines_in_values=True, invalid_row_handler=on_bad_row
+                        delimiter=self._separator, newlines_in_values=True, invalid_row_handler=on_ragged_row
                     ),
                     convert_options=pyarrow.csv.ConvertOptions(
                         include_columns=wanted,
@@ -90,59 +80,16 @@ class TextTable:
                 ) as reader:
                     yield from reader
             except pa.ArrowInvalid as error:
-                raise ValueError(self._explain(error, bad_rows, columns)) from error
+                raise ValueError(self._explain(error, ragged, columns)) from error
 
-    def _explain(self, error: pa.ArrowInvalid, bad_rows: list[Any], columns: Sequence[int]) -> str:
-        if bad_rows:
-            row = bad_rows[0]
-            return f"a row has {row.actual_columns} fields, the header has {row.expected_columns}: {row.text[:60]!r}"
+    def _explain(self, error: pa.ArrowInvalid, ragged: list[Any], columns: Sequence[int]) -> str:
+        if ragged:
+            row = ragged[0]
+            return f"a row has {row.actual_columns} columns, the header has {row.expected_columns}: {row.text[:60]!r}"
         if "UTF8" in str(error):
             names = ", ".join(self.fields[position].name for position in columns)
             return f"one of the columns {names} is no UTF-8 text; convert the file (iconv -f latin1 -t utf-8)"
         return str(error)
-
-
-def _csv_layout(file: CatalogFile, start: bytes, separator: str | None) -> _Layout:
-    lines = list(_lines(start))
-    content = [line for line in lines if line.text.strip() and not line.is_comment]
-    if not content:
-        raise CatalogError(f"{file.name}: no table in it, only comments or blank lines")
-    header = content[0]
-    separator = separator or _separator(file, header.text)
-    names = _split(header.text, separator)
-    comments = [line for line in lines if line.is_comment and line.end <= header.start and line.text.strip("# \t")]
-    rows = content[1:]
-    if comments and any(_is_number(name) for name in names):
-        commented = _split(comments[-1].text.lstrip("# "), separator)
-        if len(commented) == len(names):
-            names, rows = commented, content
-    if not rows and len(start) < HEADER_BYTES:
-        raise CatalogError(f"{file.name}: a header but no rows")
-    if rows and rows[0].text.count('"') % 2 == 0 and len(_split(rows[0].text, separator)) != len(names):
-        raise CatalogError(
-            f"{file.name}: no table: line {header.number}, taken for the header, has {len(names)} columns and "
-            f"line {rows[0].number} {len(_split(rows[0].text, separator))}; begin the lines of a preamble with #"
-        )
-    fields = tuple(Field(name.strip()) for name in names)
-    return _Layout(SEPARATORS[separator], fields, separator, header.end if rows != content else header.start)
-
-
-def _ecsv_layout(file: CatalogFile, start: bytes) -> _Layout:
-    lines = list(_lines(start))
-    comments = list(itertools.takewhile(lambda line: line.is_comment, lines))
-    header = next((line for line in lines[len(comments) :] if line.text.strip()), None)
-    try:
-        meta = get_header_from_yaml([line.text.removeprefix("#").removeprefix(" ") for line in comments[1:]])
-        separator = meta.get("delimiter", " ")
-        units = {column["name"]: column.get("unit") for column in meta["datatype"]}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise CatalogError(f"{file.name}: the ECSV header cannot be read: {describe_failure(error)}") from error
-    if header is None or (header is lines[-1] and len(start) < HEADER_BYTES):
-        raise CatalogError(f"{file.name}: a header but no rows")
-    fields = tuple(
-        Field(name, None if units.get(name) is None else str(units[name])) for name in _split(header.text, separator)
-    )
-    return _Layout("ECSV", fields, separator, header.end)
 
 
 @dataclass(frozen=True)
@@ -152,34 +99,81 @@ class _Line:
     start: int
     end: int
 
-    @property
-    def is_comment(self) -> bool:
-        return self.text.lstrip().startswith("#")
+
+_Layout = tuple[str, tuple[Field, ...], str, int]
+"""Kind, fields, separator, and the byte offset where the rows begin."""
+
+
+def _csv_layout(file: CatalogFile, start: bytes, separator: str | None) -> _Layout:
+    comment, header, row = _first_lines(file, start)
+    separator = separator or _separator(file, header.text)
+    names = _split(header.text, separator)
+    offset = header.end
+    if comment is not None and any(_is_number(name) for name in names):
+        commented = _split(comment.text.lstrip("# "), separator)
+        if len(commented) == len(names):
+            names, row, offset = commented, header, header.start
+    if row is None and len(start) < HEADER_BYTES:
+        raise CatalogError(f"{file.name}: a header but no rows")
+    if row is not None and row.text.count('"') % 2 == 0 and len(_split(row.text, separator)) != len(names):
+        raise CatalogError(
+            f"{file.name}: no table: line {header.number}, taken for the header, has {len(names)} columns and "
+            f"line {row.number} has {len(_split(row.text, separator))}; begin the lines of a preamble with #"
+        )
+    return SEPARATORS[separator], tuple(Field(name.strip()) for name in names), separator, offset
+
+
+def _ecsv_layout(file: CatalogFile, start: bytes) -> _Layout:
+    _, header, row = _first_lines(file, start)
+    comments = start[: header.start].decode("utf-8").splitlines()
+    units, separator = read_astropy_header([line.removeprefix("#").removeprefix(" ") for line in comments[1:]])
+    if row is None and len(start) < HEADER_BYTES:
+        raise CatalogError(f"{file.name}: a header but no rows")
+    return "ECSV", tuple(Field(name, units.get(name)) for name in _split(header.text, separator)), separator, header.end
+
+
+def _first_lines(file: CatalogFile, start: bytes) -> tuple[_Line | None, _Line, _Line | None]:
+    """Find the last comment before the header, the header, and the first row."""
+    comment = header = None
+    for line in _lines(start):
+        if not line.text.strip("# \t"):
+            continue
+        if line.text.lstrip().startswith("#"):
+            comment = comment if header else line
+        elif header is None:
+            header = line
+        else:
+            return comment, header, line
+    if header is None:
+        raise CatalogError(f"{file.name}: no table in it, only comments or blank lines")
+    return comment, header, None
 
 
 def _lines(start: bytes) -> Iterator[_Line]:
     """Complete lines at the beginning of a file, with the byte offsets where they start and end."""
     offset = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
-    for number, match in enumerate(re.finditer(rb"([^\r\n]*)(\r\n|\n|\r|\Z)", start[offset:]), 1):
+    for number, match in enumerate(re.compile(rb"([^\r\n]*)(\r\n|\n|\r|\Z)").finditer(start, offset), 1):
         if match.end() == match.start() or (not match[2] and len(start) == HEADER_BYTES):
             return
-        # Only the names of columns matter here, and they are compared in ASCII.
-        text = match[1].decode("utf-8", errors="replace")
-        yield _Line(number, text, offset + match.start(), offset + match.end())
+        # Names are compared in ASCII, so that a stray byte in another column's name does no harm.
+        yield _Line(number, match[1].decode("utf-8", errors="replace"), match.start(), match.end())
 
 
 def _separator(file: CatalogFile, header: str) -> str:
     unquoted = re.sub(r'"[^"]*"', "", header)
     separator = max(SEPARATORS, key=unquoted.count)
-    if separator not in unquoted:
-        if len(header.split()) > 1:
-            raise CatalogError(f"{file.name}: no comma or tab separates columns in its first line {header[:60]!r}")
-        return ","
-    return separator
+    if separator in unquoted:
+        return separator
+    if len(header.split()) > 1:
+        raise CatalogError(f"{file.name}: no comma or tab separates columns in its first line {header[:60]!r}")
+    return ","
 
 
 def _split(line: str, separator: str) -> list[str]:
-    return next(csv.reader([line], delimiter=separator), [""])
+    try:
+        return next(csv.reader([line], delimiter=separator), [""])
+    except csv.Error as error:
+        raise ValueError(f"a line cannot be split into columns: {error}") from error
 
 
 def _is_number(text: str) -> bool:

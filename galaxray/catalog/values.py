@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from galaxray.errors import CatalogError
 
-__all__ = ["as_identifiers", "as_numbers", "as_text", "decode", "is_sentinel", "is_text", "parse_numbers", "to_float64"]
+__all__ = ["as_identifiers", "as_text", "decode", "is_text", "read_numbers", "to_float64"]
 
 MISSING_TEXT = ("", "nan", "null", "none", "na", "n/a", "--", "-", "...", "masked", "\\n")
 """Texts, in lower case, that stand for a missing value."""
@@ -60,14 +60,34 @@ def as_text(array: pa.Array, what: str) -> pa.StringArray:
     return pc.if_else(missing, pa.scalar(None, pa.string()), text) if pc.any(missing).as_py() else text
 
 
-def as_numbers(array: pa.Array, what: str) -> NDArray[np.float64]:
-    """Any array of numbers, as numbers or as text, as float64; what is missing or no number is NaN."""
+def read_numbers(array: pa.Array, what: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Read any array of numbers, as numbers or as text.
+
+    Returns
+    -------
+    values : ndarray of float64, shape (N,)
+        NaN where there is no value or no number.
+    missing : ndarray of bool, shape (N,)
+        Where there is no value: null, NaN, a text like ``--``, or a sentinel like -9999.
+
+    Raises
+    ------
+    CatalogError
+        If the type is neither number nor text.
+    """
     array = decode(array, what)
     if is_text(array):
-        return parse_numbers(as_text(array, what))
-    if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type)):
+        text = as_text(array, what)
+        values = parse_numbers(text)
+        missing = np.array(text.is_null().to_numpy(zero_copy_only=False))
+    elif pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
+        values = to_float64(array)
+        missing = np.isnan(values)
+    else:
         raise CatalogError(f"{what} holds {array.type}, not numbers")
-    return to_float64(array)
+    missing |= np.isin(values, SENTINELS)
+    values[missing] = np.nan
+    return values, missing
 
 
 def parse_numbers(text: pa.StringArray) -> NDArray[np.float64]:
@@ -97,11 +117,6 @@ def as_identifiers(array: pa.Array, what: str) -> pa.StringArray:
     if pc.any(damaged).as_py():
         raise _damaged(what, text.filter(damaged)[0].as_py())
     return text
-
-
-def is_sentinel(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which numbers stand for a missing value."""
-    return np.isin(values, SENTINELS)
 
 
 def to_float64(array: pa.Array) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from astropy.io import votable
 from astropy.utils.xml.iterparser import get_xml_iterator
 
-from galaxray.catalog.files import CatalogFile, describe_failure
+from galaxray.catalog.files import CatalogFile
 from galaxray.catalog.table import Field
 from galaxray.errors import CatalogError
 
@@ -44,11 +44,8 @@ class VOTable:
 
     def __init__(self, file: CatalogFile) -> None:
         self._file = file
-        try:
-            with file.open() as stream, get_xml_iterator(stream.read) as events:
-                self._read_header(events)
-        except (OSError, EOFError, ValueError) as error:
-            raise CatalogError(f"{file.name}: damaged VOTable: {describe_failure(error)}") from error
+        with file.open() as stream, get_xml_iterator(stream.read) as events:
+            self._read_header(events)
         if self._encoding != "TABLEDATA" and file.size_bytes > MAX_WHOLE_BYTES:
             raise CatalogError(
                 f"{file.name}: a VOTable in {self._encoding} is read whole, at most {MAX_WHOLE_BYTES} bytes; "
