@@ -71,7 +71,9 @@ def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     if isinstance(array, pa.ChunkedArray):  # combine_chunks of an empty column
         return np.empty(0, dtype=object)
     if isinstance(array, pa.FixedShapeTensorArray):
-        return array.storage.flatten().to_numpy().reshape(-1, *array.type.shape)
+        images: np.ndarray = array.storage.flatten().to_numpy().reshape(-1, *array.type.shape)
+        return images
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type):
         return text_array(array.to_pylist())
-    return array.to_numpy(zero_copy_only=False)
+    numbers: np.ndarray = array.to_numpy(zero_copy_only=False)
+    return numbers

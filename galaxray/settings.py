@@ -31,13 +31,14 @@ class AnnotateSettings(RunConfig, BaseSettings):
     One Parquet row comes out for every catalogue row, in OUTPUT/annotations; a galaxy that has no good image gets the
     reason instead of predictions. Killed, and run again with the same command, it goes on where it was.
 
-    Examples:
+    For example:
       annotate_catalog.py --catalog galaxies.fits --output out
       annotate_catalog.py --catalog galaxies.csv --output out --dry-run
       annotate_catalog.py --config configs/laptop.toml --catalog s3://bucket/cat.parquet --output s3://bucket/run1
-      annotate_catalog.py --catalog list.csv --output out --cutouts.source files --cutouts.path_template 'jpg/{object_id}.jpg'
+      annotate_catalog.py --catalog list.csv --output out --cutouts.source files
 
-    Exit status: 0 done; 3 done, but more rows failed than --max-failed-fraction; 2 bad input or settings; 1 anything else.
+    Exit status: 0 done; 3 done, but more rows failed than --max-failed-fraction; 2 bad input or settings; 1 any other
+    failure.
     """
 
     config: str | None = Field(None, description="Recipe (TOML) with these same keys; flags win over it.")
@@ -56,7 +57,12 @@ class AnnotateSettings(RunConfig, BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags only, over the recipe: an environment variable must not change what a run gives."""
         return (init_settings,)

@@ -178,7 +178,7 @@ class Segment:
 
     def _asked(self, batch: Batch) -> np.ndarray:
         """Rows that are to be segmented, bool (N,)."""
-        asked = batch["status"] == Status.OK
+        asked: np.ndarray = batch["status"] == Status.OK
         if self.config.where == "face-on-featured":
             for name, values in batch.items():
                 if _FACE_ON_FEATURED.fullmatch(name):

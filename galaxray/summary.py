@@ -114,7 +114,9 @@ def summarize(run: Run, records: Iterable[UnitRecord], tally: Tally) -> dict[str
 
 def failed_fraction(summary: Mapping[str, Any]) -> float:
     """Share of the rows whose status is not ok."""
-    return 1 - summary["by_status"].get(Status.OK.value, 0) / summary["rows"]
+    ok: int = summary["by_status"].get(Status.OK.value, 0)
+    rows: int = summary["rows"]
+    return 1 - ok / rows
 
 
 def write_summary(run: Run, summary: Mapping[str, Any]) -> None:

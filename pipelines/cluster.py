@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -56,7 +57,7 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
             num_cpus=config.num_cpus or os.cpu_count(),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="WARNING",
+            logging_level=logging.WARNING,
             _temp_dir=temp_dir,
             # The programs are not installed: workers find them, as the driver does, in the repository.
             runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
@@ -83,5 +84,5 @@ def expected_resources(config: RunConfig) -> Resources:
 def _resources() -> Resources:
     import ray
 
-    found = ray.cluster_resources()
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return Resources(num_cpus=found.get("CPU", 0.0), num_gpus=found.get("GPU", 0.0))

@@ -18,8 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # only the library is installed, not the programs
 
-from galaxray.synthetic import catalog
-from galaxray.synthetic.service import SyntheticService
+from galaxray.synthetic import SyntheticService, catalog
 
 CUTOUT_PIXELS = 128
 SEED = 7
@@ -41,7 +40,7 @@ def main() -> int:
     with SyntheticService() as service:
         command = [
             *("pipelines/annotate_catalog.py", "--catalog", str(path), "--output", str(arguments.output / "run")),
-            *("--cutouts.base_url", service.url, "--cutouts.requests_per_s", "none"),
+            *("--cutouts.base_url", service.base_url, "--cutouts.requests_per_s", "none"),
             *("--cutouts.size_pixels", str(CUTOUT_PIXELS)),
         ]
         print(f"$ python {shlex.join(command)}", flush=True)

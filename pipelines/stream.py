@@ -27,9 +27,10 @@ from galaxray.batches import Batch, num_rows, pack, unpack
 from galaxray.config import RunConfig
 from galaxray.errors import RunError
 from galaxray.images import View
+from galaxray.memory import worker_environment
+from galaxray.modelset import model_stages
 from galaxray.runs import Run
 from galaxray.schema import to_table
-from galaxray.modelset import model_stages
 from galaxray.stages import Decode, Fetch, Stage
 from pipelines.resources import TASK_CPUS, Pool
 
@@ -95,8 +96,6 @@ def annotate(
     )
     dataset = _through(dataset, Fetching, pools["fetch"], run=run, build=fetch)
     if views:
-        from galaxray.models.engine import worker_environment  # loads torch, which downloading does without
-
         every = max(1, run.num_rows // THUMBNAILS)
         decode = partial(_build_decode, config, list(views), every, pools["decode"].num_threads)
         dataset = _through(dataset, Decoding, pools["decode"], build=decode)
@@ -116,10 +115,11 @@ def annotate(
 
 
 def _stalled(message: str, timeout_s: float) -> str:
-    running = ", ".join(dict.fromkeys(re.findall(r"MapBatches\((\w+)\): [1-9]", message))).lower()
-    return f"no progress for {timeout_s:g} s (--compute.stall_timeout_s); at work: {
-        running or 'no stage, nothing could be scheduled'
-    }. What is written is kept: the same command goes on from there"
+    busy = ", ".join(dict.fromkeys(re.findall(r"MapBatches\((\w+)\): [1-9]", message))).lower()
+    return (
+        f"no progress for {timeout_s:g} s (--compute.stall_timeout_s); at work: {busy or 'nothing, no CPU was free'}. "
+        "What is written is kept: the same command goes on from there"
+    )
 
 
 def _explain(error: BaseException) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
 from faulty_service import FaultyService
 
 ROOT = Path(__file__).resolve().parents[2]
