@@ -1,0 +1,234 @@
+"""The three built-in models as tasks of `galaxray.training.loop.train_loop`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from galaxray.models.classifier import ClassifierNet
+from galaxray.models.unet import UNet
+from galaxray.models.vae import VAE
+from galaxray.training.dataset import SkyDataset
+from galaxray.training.loop import Report
+from galaxray.training.losses import dirichlet_multinomial_loss, mask_loss
+from galaxray.training.scores import score_masks
+from galaxray.trees import DecisionTree, load_tree
+
+__all__ = ["ClassifierTask", "ModelName", "SegmenterTask", "VAETask", "dihedral", "jitter", "make_task", "to_float"]
+
+ModelName = Literal["classifier", "vae", "segmenter"]
+TREE = "gz_decals_5"
+
+
+def dihedral(tensors: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Turn and mirror images, and their masks alike: each of the 8 symmetries of a square on an eighth of the batch.
+
+    Votes of the Galaxy Zoo trees with spiral winding (not handedness) do not change under it.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor, each (N, C, S, S)
+        All are treated in the same way. The batch must be in random order.
+    """
+    symmetries = torch.randperm(8, generator=generator).tolist()
+    parts = [tensor.tensor_split(8) for tensor in tensors]
+    return [torch.cat([_symmetry(p, k) for p, k in zip(part, symmetries, strict=True)]) for part in parts]
+
+
+def _symmetry(images: Tensor, index: int) -> Tensor:
+    turned = torch.rot90(images, index % 4, (2, 3))
+    return turned.flip(3) if index >= 4 else turned
+
+
+def jitter(images: Tensor, generator: torch.Generator, strength: float = 1.0) -> Tensor:
+    """Change brightness and colour a little and add noise, so that a model does not rest on the depth of one survey.
+
+    Parameters
+    ----------
+    images : Tensor, (N, 3, H, W)
+        In [0, 1].
+    strength : float
+        1: gains within 15 %, offsets within 0.02, noise up to 0.02 of the full range.
+    """
+    num = len(images)
+    gain = 1 + strength * 0.15 * (2 * torch.rand(num, 3, 1, 1, generator=generator) - 1)
+    offset = strength * 0.02 * (2 * torch.rand(num, 3, 1, 1, generator=generator) - 1)
+    sigma = strength * 0.02 * torch.rand(num, 1, 1, 1, generator=generator)
+    noise = torch.randn(images.shape, generator=generator).to(memory_format=torch.channels_last)
+    return (images * gain + offset + sigma * noise).clamp(0, 1)
+
+
+def to_float(images: np.ndarray) -> Tensor:
+    """Images uint8 (N, H, W, C) as a float tensor (N, C, H, W) in [0, 1], channels last in memory."""
+    # a copy: torch warns of memory maps, which cannot be written to
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(255)
+
+
+class SkyTask:
+    """What the three tasks have in common: images of a data set in random order.
+
+    Parameters
+    ----------
+    model : nn.Module
+    train, validation : SkyDataset
+    rows : ndarray of int, optional
+        Which galaxies of ``train``; all of them otherwise.
+    """
+
+    def __init__(
+        self, model: nn.Module, train: SkyDataset, validation: SkyDataset, rows: np.ndarray | None = None
+    ) -> None:
+        self.model = model
+        self.train = train
+        self.validation = validation
+        self.rows = np.arange(len(train)) if rows is None else rows
+
+    @property
+    def description(self) -> dict[str, object]:
+        """What the model's card says of its outputs."""
+        return {}
+
+    def num_batches(self, batch_size: int) -> int:
+        """Count the batches of an epoch; a last one that is not full is left out."""
+        return max(1, len(self.rows) // batch_size)
+
+    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
+        """One epoch of augmented batches."""
+        order = self.rows[torch.randperm(len(self.rows), generator=generator).numpy()]
+        for index in range(self.num_batches(batch_size)):
+            rows = np.sort(order[index * batch_size : (index + 1) * batch_size])
+            # in the order of the file for the sake of the disk, then shuffled for the sake of `dihedral`
+            yield self.batch(rows[torch.randperm(len(rows), generator=generator).numpy()], generator)
+
+    def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Augmented images of some galaxies, and what the loss needs beside them."""
+        raise NotImplementedError
+
+    def evaluation_images(self, batch_size: int = 64) -> Iterator[tuple[slice, Tensor]]:
+        """Images of the validation set as they are."""
+        for start in range(0, len(self.validation), batch_size):
+            rows = slice(start, start + batch_size)
+            yield rows, to_float(self.validation.images[rows])
+
+
+class ClassifierTask(SkyTask):
+    """Votes on a decision tree by the Dirichlet-multinomial loss."""
+
+    def __init__(self, model: ClassifierNet, train: SkyDataset, validation: SkyDataset, tree: DecisionTree) -> None:
+        super().__init__(model, train, validation)
+        self.tree = tree
+        self.groups = [slice(q.start, q.stop) for q in tree.questions]
+
+    @property
+    def description(self) -> dict[str, object]:
+        """The decision tree."""
+        return {"tree": self.tree.name, "labels": list(self.tree.labels)}
+
+    def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Images and votes."""
+        (images,) = dihedral([to_float(self.train.images[rows])], generator)
+        return jitter(images, generator), torch.from_numpy(self.train.votes[rows]).float()
+
+    def loss(self, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        """Negative log-likelihood of the votes, mean over galaxies."""
+        images, votes = batch
+        return dirichlet_multinomial_loss(self.model(images), votes, self.groups).mean()
+
+    def validate(self, model: nn.Module) -> Report:
+        """Compute the loss without augmentation."""
+        total = 0.0
+        with torch.inference_mode():
+            for rows, images in self.evaluation_images():
+                votes = torch.from_numpy(self.validation.votes[rows]).float()
+                total += float(dirichlet_multinomial_loss(model(images), votes, self.groups).sum())
+        return {"validation_loss": total / len(self.validation)}
+
+
+class VAETask(SkyTask):
+    """Images by squared error and a divergence whose weight grows over the first quarter of the training."""
+
+    def __init__(self, model: VAE, train: SkyDataset, validation: SkyDataset, beta: float) -> None:
+        super().__init__(model, train, validation)
+        self.beta = beta
+
+    @property
+    def description(self) -> dict[str, object]:
+        """Weight of the divergence."""
+        return {"beta": self.beta}
+
+    def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Images, turned and mirrored only: they are the target too."""
+        return tuple(dihedral([to_float(self.train.images[rows])], generator))
+
+    def loss(self, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        """Squared error plus beta times the divergence, mean over galaxies."""
+        output = self.model(batch[0])
+        beta = self.beta * min(1.0, progress / 0.25)
+        return VAE.loss(type(output)(*(t.float() for t in output)), batch[0], beta)[0]
+
+    def validate(self, model: nn.Module) -> Report:
+        """Mean squared error per pixel and channel of the reconstruction."""
+        total = 0.0
+        with torch.inference_mode():
+            for _, images in self.evaluation_images():
+                total += float((model(images).reconstruction - images).square().mean()) * len(images)
+        return {"validation_mse": total / len(self.validation)}
+
+
+class SegmenterTask(SkyTask):
+    """Fractions of volunteers who marked each pixel; galaxies without marks are examples too.
+
+    Parameters
+    ----------
+    unmarked : float
+        Galaxies without marks, per galaxy with marks.
+    """
+
+    def __init__(self, model: UNet, train: SkyDataset, validation: SkyDataset, unmarked: float = 0.5) -> None:
+        marked = np.flatnonzero(train.marked.any(axis=1))
+        others = np.flatnonzero(~train.marked.any(axis=1))
+        rows = np.concatenate([marked, others[: int(unmarked * len(marked))]])
+        super().__init__(model, train, validation, rows)
+
+    @property
+    def description(self) -> dict[str, object]:
+        """The masks."""
+        return {"masks": ["spiral", "bar"], "loss": "cross-entropy with fractions of volunteers + 0.1 Dice"}
+
+    def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Images and mask fractions (N, 2, H, W)."""
+        masks = torch.from_numpy(self.train.masks[rows]).float().div_(255)
+        images, masks = dihedral([to_float(self.train.images[rows]), masks], generator)
+        return jitter(images, generator), masks
+
+    def loss(self, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        """`mask_loss`, mean over galaxies."""
+        return mask_loss(self.model(batch[0]), batch[1]).mean()
+
+    def validate(self, model: nn.Module) -> Report:
+        """Mean intersection over union of arms and of bars."""
+        predicted = np.empty(self.validation.masks.shape, np.uint8)
+        with torch.inference_mode():
+            for rows, images in self.evaluation_images():
+                predicted[rows] = model(images).sigmoid().mul(255).round().byte().numpy()
+        scores = score_masks(predicted, np.asarray(self.validation.masks))
+        return {f"validation_{name}": value for name, value in scores.items() if name.endswith("iou")}
+
+
+def make_task(name: ModelName, train: SkyDataset, validation: SkyDataset, seed: int) -> SkyTask:
+    """Make the built-in model of this name, with random weights, and say what to train it on."""
+    torch.manual_seed(seed)
+    size = train.config.view_size
+    if name == "classifier":
+        tree = load_tree(TREE)
+        # a ResNet-18 of half the width: without grouped convolutions, which are slow to train on a CPU
+        encoder = {"channels": [32, 64, 128, 192], "drop_path_rate": 0.05}
+        net = ClassifierNet("resnet18", len(tree), "tree", dropout=0.2, encoder_options=encoder)
+        return ClassifierTask(net, train, validation, tree)
+    if name == "vae":
+        return VAETask(VAE(latent_dim=16, size=size, channels=16, max_channels=128), train, validation, beta=0.02)
+    return SegmenterTask(UNet((16, 32, 64, 96, 128), size=size, reduce=2), train, validation)
