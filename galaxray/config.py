@@ -113,6 +113,8 @@ class ClassifierConfig(Section):
     """Monte Carlo dropout passes per model."""
     tree: str | None = None
     """Decision tree, where the model file does not name it; e.g. ``gz_decals_5``."""
+    arch: str | None = None
+    """timm architecture of a Zoobot checkpoint that neither names it nor is one of Zoobot's model zoo."""
     labels: tuple[str, ...] | None = None
     """Names of the classes or regression targets, where the model file does not hold them."""
     seed: int = 0

@@ -112,7 +112,10 @@ def legacy_survey_rgb(bands: Mapping[str, NDArray[np.float32]]) -> NDArray[np.ui
 
 
 def grey_stretch(flux: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Stretch one band of unknown units, (H, W): arcsinh from the sky's level, in units of its noise, to the 99.7th percentile."""
+    """Stretch one band of unknown units, (H, W).
+
+    Arcsinh from the sky's level, in units of its noise, to the 99.7th percentile.
+    """
     finite = flux[np.isfinite(flux)]
     if not finite.size:
         raise RowError(Status.BLANK, "no pixel of the image has a value")

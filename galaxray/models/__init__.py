@@ -1,1 +1,16 @@
 """The models, in plain torch: classifier, variational autoencoder and UNet, and the files that they come from."""
+
+from __future__ import annotations
+
+from galaxray.models.engine import set_num_threads
+from galaxray.models.load import Classifier, Embedder, Segmenter, load_classifier, load_embedder, load_segmenter
+
+__all__ = [
+    "Classifier",
+    "Embedder",
+    "Segmenter",
+    "load_classifier",
+    "load_embedder",
+    "load_segmenter",
+    "set_num_threads",
+]

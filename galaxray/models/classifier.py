@@ -52,7 +52,7 @@ class Head(nn.Module):
         self.linear = nn.Linear(features, outputs)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Outputs before the activation, (N, outputs)."""
+        """Compute the outputs before the activation, (N, outputs)."""
         logits: Tensor = self.linear(self.dropout(features))
         return logits
 
@@ -121,7 +121,7 @@ class ClassifierNet(nn.Module):
         self.head = Head(features, outputs, task, dropout, unit_interval)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Outputs before the activation, (N, outputs): what a cross-entropy loss wants."""
+        """Compute the outputs before the activation, (N, outputs): what a cross-entropy loss wants."""
         return self.head.logits(self.encoder(images))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""A UNet that draws where volunteers would mark spiral arms and bars (Ronneberger et al. 2015; Walmsley & Spindler 2023)."""
+"""A UNet that draws where volunteers would mark spiral arms and bars.
+
+After Ronneberger et al. (2015) and, for galaxies, Walmsley & Spindler (2023).
+"""
 
 from __future__ import annotations
 

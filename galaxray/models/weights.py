@@ -1,7 +1,7 @@
 """Our model files: ``NAME.safetensors`` (weights) with ``NAME.json`` (the card: how to build and to feed it).
 
-The card says of the model its ``kind``, ``architecture`` (constructor arguments), ``view`` (image size and zoom), labels
-or decision tree, training data and metrics. Neither file can run code.
+The card says of the model its ``kind``, ``architecture`` (constructor arguments), ``view`` (image size and zoom),
+labels or decision tree, training data and metrics. Neither file can run code.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ KINDS: dict[str, type[nn.Module]] = {
     "unet": UNet,
 }
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+HUB_FILES = ("FinetuneableZoobotTree.ckpt", "FinetuneableZoobotClassifier.ckpt", "FinetuneableZoobotRegressor.ckpt")
+# as zoobot's load_from_name expects them
 
 
 def save_model(stem: Path | str, module: nn.Module, card: Mapping[str, Any], *, half: bool = False) -> Path:
@@ -52,7 +54,7 @@ def save_model(stem: Path | str, module: nn.Module, card: Mapping[str, Any], *, 
     module : ClassifierNet, VAE or UNet
         The model; its ``architecture`` goes into the card.
     card : mapping
-        What else to say: ``view`` (``{"size": ..., "zoom": ...}``), ``tree`` or ``labels``, ``training``, ``metrics``...
+        What else to say: ``view`` (``{"size": ..., "zoom": ...}``), ``tree`` or ``labels``, ``training``, ``metrics``.
     half : bool
         Store matrices and kernels in 16 bits; vectors (biases, batch statistics) keep 32.
 
@@ -85,13 +87,21 @@ def save_model(stem: Path | str, module: nn.Module, card: Mapping[str, Any], *, 
 
 
 def resolve(ref: str) -> Path:
-    """Find a model file: a path, or ``builtin:NAME`` for one that comes with galaxray.
+    """Find a model file.
+
+    Parameters
+    ----------
+    ref : str
+        A path; ``builtin:NAME`` for a model that comes with galaxray; or ``hf_hub:OWNER/NAME`` or
+        ``hf_hub:OWNER/NAME/FILE`` on the Hugging Face hub, the only one for which the network is used.
 
     Raises
     ------
     WeightsError
         If there is no such file.
     """
+    if ref.startswith("hf_hub:"):
+        return _download(ref)
     if ref.startswith("builtin:"):
         name = ref.removeprefix("builtin:")
         path = BUILTIN_FOLDER / f"{name}.safetensors"
@@ -99,12 +109,29 @@ def resolve(ref: str) -> Path:
             known = ", ".join(sorted(p.stem for p in BUILTIN_FOLDER.glob("*.safetensors"))) or "none"
             raise WeightsError(f"no built-in model {name!r}; there are: {known}")
         return path
-    path = Path(ref).expanduser()
-    if path.suffix == ".json" or not path.suffix:
-        path = path.with_suffix(".safetensors")
-    if not path.is_file():
-        raise WeightsError(f"model file {ref} does not exist")
-    return path
+    given = Path(ref).expanduser()
+    for path in (given, _paths(given)[0]):
+        if path.is_file() and path.suffix != ".json":
+            return path
+    raise WeightsError(f"model file {ref} does not exist")
+
+
+def _download(ref: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    owner, name, *file = ref.removeprefix("hf_hub:").split("/", 2)
+    try:
+        for filename in file or HUB_FILES:
+            try:
+                return Path(hf_hub_download(f"{owner}/{name}", filename))
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise WeightsError(f"{ref} cannot be had from the Hugging Face hub: {error}") from None
+    raise WeightsError(f"{ref} holds none of {', '.join(file or HUB_FILES)}")
 
 
 def read_card(weights: Path) -> dict[str, Any]:

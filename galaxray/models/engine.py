@@ -1,0 +1,102 @@
+"""How a model is run: device, precision, layout and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from galaxray.errors import ConfigError
+from galaxray.memory import keep_freed_memory, worker_environment
+
+__all__ = ["Engine", "set_num_threads", "worker_environment"]
+
+Precision = Literal["auto", "fp32", "bf16"]
+Module = TypeVar("Module", bound=nn.Module)
+
+CPU_BATCH = 8  # the activations of so many images stay in the caches
+GPU_BATCH = 256
+
+
+def set_num_threads(count: int) -> None:
+    """Let each model of this process use so many threads on a CPU."""
+    torch.set_num_threads(count)
+
+
+class Engine:
+    """Runs models on one device with one precision.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}
+        ``auto`` takes a GPU if there is one.
+    precision : {"auto", "fp32", "bf16"}
+        ``bf16`` computes convolutions and matrix products with 8 bits of mantissa; heads, and what adds up, stay in
+        32 bits. ``auto`` is bf16 on a GPU that has it, otherwise fp32.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such device.
+    """
+
+    def __init__(self, device: str = "auto", precision: str = "auto") -> None:
+        has_gpu = torch.cuda.is_available()
+        if device == "cuda" and not has_gpu:
+            raise ConfigError("compute.device is cuda, but torch finds no GPU here")
+        self.device = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
+        on_gpu = self.device.type == "cuda"
+        if precision == "auto":
+            precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
+        self.precision = precision
+        self.batch_size = GPU_BATCH if on_gpu else CPU_BATCH
+        if on_gpu:
+            torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+            torch.backends.cuda.matmul.allow_tf32 = False
+        else:
+            keep_freed_memory()
+
+    def prepare(self, module: Module) -> Module:
+        """Move a model to the device, in the layout that its convolutions like best."""
+        return module.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def autocast(self) -> torch.autocast:
+        """Context in which convolutions and matrix products have the engine's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def run(
+        self, function: Callable[..., tuple[Tensor, ...]], images: NDArray[np.uint8], *columns: NDArray[np.int64]
+    ) -> tuple[NDArray[np.generic], ...]:
+        """Apply a function to images, a few at a time.
+
+        Parameters
+        ----------
+        function : callable
+            Takes float32 (n, 3, H, W) in [0, 1] and n values of each column, on the device; gives tensors of n rows.
+        images : uint8 (N, H, W, 3)
+        *columns : int64 (N,)
+            More that the function needs of each image.
+
+        Returns
+        -------
+        tuple of ndarray
+            The function's results for all N; no images give arrays without rows.
+        """
+        if not len(images):  # not every architecture can do nothing: one image is done in vain
+            blanks = (np.zeros((1, *array.shape[1:]), array.dtype) for array in (images, *columns))
+            return tuple(result[:0] for result in self.run(function, *blanks))
+        results = []
+        with torch.inference_mode():
+            for start in range(0, len(images), self.batch_size):
+                rows = slice(start, start + self.batch_size)
+                inputs = self._to_device(images[rows]).permute(0, 3, 1, 2)  # a view: the layout is channels_last
+                results.append(function(inputs.float().div_(255), *(self._to_device(c[rows]) for c in columns)))
+            return tuple(torch.cat(parts).cpu().numpy() for parts in zip(*results, strict=True))
+
+    def _to_device(self, array: NDArray[np.generic]) -> Tensor:
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
