@@ -185,6 +185,7 @@ def sky(rows: Rows, failures: Rows) -> Figure | None:
         ax = figure.add_subplot(grid[1])
         _scatter_status(ax, (east + _middle(ra)), dec, status)
         ax.invert_xaxis()
+        ax.xaxis.set_major_formatter(lambda ra, _: f"{ra % 360:g}")
         ax.set_aspect(1 / max(0.05, math.cos(math.radians(float(dec.mean())))), adjustable="datalim")
         ax.set_xlabel("RA [deg]")
         ax.set_ylabel("Dec [deg]")
@@ -216,7 +217,7 @@ def _scatter_status(ax: Axes, x: Floats, y: Floats, status: npt.NDArray[Any]) ->
     for name in Status:
         with_status = status == name
         if with_status.any():
-            size = float(np.clip(6000 / len(x), 3, 25)) if name is Status.OK else 22
+            size = float(np.clip(6000 / len(x), 3, 25) if name is Status.OK else np.clip(20_000 / len(x), 8, 22))
             style: dict[str, Any] = {"s": size, "color": STATUS_COLORS[name], "marker": STATUS_MARKERS[name]}
             ax.scatter(x[with_status], y[with_status], label=name.replace("_", " "), lw=1, rasterized=True, **style)
 

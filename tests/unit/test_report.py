@@ -15,8 +15,8 @@ from sample_run import base_batch, encode, write_records, write_sample_run, writ
 
 from galaxray import posterior, synthetic
 from galaxray.batches import text_array
+from galaxray.report import plots, write_report
 from galaxray.report import sample as report_sample
-from galaxray.report import write_report
 from galaxray.report.classes import group, questions_of
 from galaxray.report.pictures import picture
 from galaxray.report.sample import read_sample
@@ -359,3 +359,15 @@ def test_contours_and_scale_bar_are_where_they_belong():
     assert (y.min(), y.max()) == pytest.approx((24, 28), abs=0.3)
     # 480 px of 0.25 arcsec are 120 px wide: 1 arcsec each; 30 arcsec is the longest bar within 40 %
     assert (drawn.scale_text, drawn.scale_length) == ("30″", 30)
+
+
+def test_small_field_gets_a_closer_look():
+    rng = np.random.default_rng(0)
+    status = text_array(["ok", "throttled"] * 20)
+    field = {"ra_deg": (359 + 2 * rng.random(40)) % 360, "dec_deg": 30 + rng.random(40), "status": status}
+    whole = field | {"ra_deg": 360 * rng.random(40)}
+    none = {name: values[:0] for name, values in field.items()}
+    assert "RA [deg]" in plots.sky(field, none)
+    assert "RA [deg]" not in plots.sky(whole, none)
+    assert "throttled" in plots.sky(whole, none)
+    assert plots.sky(none, none) is None
