@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from galaxray.catalog import Catalog
 from galaxray.config import RunConfig
 from galaxray.cutouts import estimate
-from galaxray.plan import choose_rows_per_unit
 from galaxray.modelset import ModelSet
+from galaxray.plan import choose_rows_per_unit
 
 __all__ = ["dry_run"]
 
@@ -32,7 +32,7 @@ def dry_run(config: RunConfig, catalog: Catalog, models: ModelSet, pools: Sequen
     num_rows = min(num_rows, config.limit or num_rows)
     rows_per_unit = choose_rows_per_unit(config, num_rows)
     lines = [
-        f"catalogue  {config.catalog}: {num_rows:,} rows",
+        f"catalogue  {num_rows:,} rows",
         catalog.describe(),
         f"cutouts    {estimate(config.cutouts, num_rows).sentence}",
         *models.lines,

@@ -52,7 +52,8 @@ def describe_models(config: RunConfig) -> ModelSet:
                 tree = model.tree.name if model.tree else None
                 record["classifier"] = {"digest": model.digest, "task": model.task, "tree": tree}
                 passes = f", {config.classifier.passes} passes" if config.classifier.passes > 1 else ""
-                what = f"{', '.join(config.classifier.weights)} ({tree or model.task}, {len(model.labels)} outputs{passes})"
+                outputs = f"{tree or model.task}, {len(model.labels)} outputs{passes}"
+                what = f"{', '.join(config.classifier.weights)} ({outputs})"
             case Embed(embedder=model):
                 record["embedder"] = {"digest": model.digest, "dim": model.dim}
                 what = f"{config.embedder.weights} ({model.dim} dimensions)"

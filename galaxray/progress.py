@@ -36,9 +36,10 @@ class RunProgress:
     def __init__(self, total: int, by_status: Mapping[str, int], stream: TextIO = sys.stderr) -> None:
         self.total = total
         self.by_status = Counter(by_status)
-        self.before = self.by_status.total()
+        self.counted_from = (time.monotonic(), self.done)
+        self.is_first = True
         self.stream = stream
-        self.started = self.last_line = time.monotonic()
+        self.last_line = time.monotonic()
         self._bar = _bar(stream) if stream.isatty() else None
 
     def __enter__(self) -> Self:
@@ -63,21 +64,28 @@ class RunProgress:
         self.by_status.update(by_status)
         self.by_status.subtract(before or {})
         now = time.monotonic()
+        if self.is_first:  # the time until the first unit is start-up, and would spoil the rate
+            self.counted_from, self.is_first = (now, self.done), False
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=self._rate(now), counts=self._counts())
+            self._bar.update(
+                self._task, completed=self.done, rate=f"{self._rate(now):,.1f} rows/s", counts=self._counts()
+            )
         elif now - self.last_line >= SECONDS_BETWEEN_LINES or self.done == self.total:
             self.last_line = now
             print(self.line(now), file=self.stream, flush=True)
 
     def line(self, now: float) -> str:
         """The state as one line of a log."""
-        rate = (self.done - self.before) / max(now - self.started, 1e-9)
-        left = timedelta(seconds=round((self.total - self.done) / rate)) if rate else "?"
         share = f"{self.done:,} of {self.total:,} rows ({100 * self.done / self.total:.1f} %)"
-        return f"{share}, {self._rate(now)}, {left} to go; {self._counts()}"
+        rate = self._rate(now)
+        if rate and self.done < self.total:
+            share += f", {rate:,.1f} rows/s, {timedelta(seconds=round((self.total - self.done) / rate))} to go"
+        return f"{share}; {self._counts()}"
 
-    def _rate(self, now: float) -> str:
-        return f"{(self.done - self.before) / max(now - self.started, 1e-9):,.1f} rows/s"
+    def _rate(self, now: float) -> float:
+        """Rows per second since the first unit was finished; 0 if unknown yet."""
+        since, done = self.counted_from
+        return (self.done - done) / (now - since) if now > since else 0.0
 
     def _counts(self) -> str:
         order = [status.value for status in Status]

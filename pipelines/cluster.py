@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,24 +49,41 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
     # write one into the home folder.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
+    # Ray's core calls every actor that Ray Data starts an error on stderr; what ends a run comes as an exception.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     temp_dir = tempfile.mkdtemp(prefix="gr-", dir="/tmp")  # short: a socket's path has at most 107 bytes
     try:
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus or os.cpu_count(),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _temp_dir=temp_dir,
-            # The programs are not installed: workers find them, as the driver does, in the repository.
-            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
-        )
+        with _silent_stderr():  # Ray's core says there that it will be silent
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus or os.cpu_count(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _temp_dir=temp_dir,
+                # The programs are not installed: workers find them, as the driver does, in the repository.
+                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+            )
         yield _resources()
     finally:
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Send what native code writes to stderr nowhere; exceptions come through."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def expected_resources(config: RunConfig) -> Resources:

@@ -84,11 +84,12 @@ def annotate(
     RunError
         If the stream stalls, or a worker cannot read or write the run folder. What is written stays.
     """
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # what it has to say by the way is not for the user
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run comes as an exception
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # a block is closed after each row, and a row is a unit
     context.execution_no_progress_timeout_s = int(config.compute.stall_timeout_s)
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True
 
     fetch = partial(_build_fetch, config, share=pools["fetch"].max_actors)
     dataset = ray.data.read_datasource(
@@ -126,8 +127,8 @@ def _explain(error: BaseException) -> str:
     """The first line of what went wrong in a worker, without the layers that Ray wraps around it."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         error = cause
-    text = str(error).strip().splitlines() or [""]
-    return f"a worker failed with {type(error).__name__}: {text[0]}. What is written is kept: the same command goes on"
+    text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    return f"a worker failed with {type(error).__name__}: {text}. What is written is kept: the same command goes on"
 
 
 def _through(
