@@ -58,7 +58,7 @@ def describe_models(config: RunConfig) -> ModelSet:
                 record["embedder"] = {"digest": model.digest, "dim": model.dim}
                 what = f"{config.embedder.weights} ({model.dim} dimensions)"
             case Segment(segmenter=model):
-                record["segmenter"] = {"digest": model.digest}
+                record["segmenter"] = {"digest": model.digest, "zoom": model.view.zoom}
                 what = f"{config.segmenter.weights} ({config.segmenter.where})"
         views.append(model.view)
         lines.append(f"{name:<10} {what}, at {model.view.name}")

@@ -39,7 +39,7 @@ _FACE_ON_FEATURED = re.compile(
 )
 """The votes, in any campaign's tree, that make a galaxy worth the search for arms and bars."""
 
-THUMBNAIL_SIZE = 128
+THUMBNAIL_SIZE = 224
 """Width of the pictures kept for the report."""
 
 

@@ -24,8 +24,7 @@ from galaxray.images import View
 from galaxray.modelset import describe_models
 from galaxray.plan import plan_run
 from galaxray.progress import RunProgress
-
-# R
+from galaxray.report import write_report
 from galaxray.runs import Run
 from galaxray.settings import AnnotateSettings, read_settings
 from galaxray.storage import open_folder
@@ -100,7 +99,7 @@ def stream_units(
 def finish(run: Run, config: RunConfig, summary: dict[str, Any]) -> int:
     """Write summary and report, say what came out; the exit status."""
     write_summary(run, summary)
-    report = ""
+    report = write_report(run.output)
     counts = ", ".join(f"{name} {count:,}" for name, count in summary["by_status"].items())
     _say(f"{summary['rows']:,} rows: {counts}")
     if summary["rows_per_s"]:
