@@ -156,7 +156,8 @@ def _find(uri: str, filesystem: fsspec.AbstractFileSystem, path: str, spool: Dow
         info = filesystem.info(path)
         found = filesystem.find(path, detail=True) if info["type"] == "directory" else None
     except _read_errors(filesystem) as error:
-        raise CatalogError(f"{uri}: {describe_failure(error)}") from error
+        hint = " (no AWS credentials were found)" if getattr(filesystem, "anon", False) else ""
+        raise CatalogError(f"{uri}: {describe_failure(error)}{hint}") from error
     if found is None:
         return CatalogFiles(uri, False, (_file(uri, filesystem, info, spool),), spool)
     root = info["name"].rstrip("/") + "/"

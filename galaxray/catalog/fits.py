@@ -1,13 +1,21 @@
-"""Catalogues in FITS tables, read by rows: also gzip-compressed ones, without ever holding the whole table."""
+"""Catalogues in FITS tables, read by rows: also gzip-compressed ones, without ever holding the whole table.
+
+astropy parses the headers. The rows are read here, because astropy would map the whole file into memory, or
+decompress all of it before the first row.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from astropy.io import fits
 from numpy.typing import NDArray
 
@@ -17,19 +25,34 @@ from galaxray.errors import CatalogError
 
 __all__ = ["FitsTable"]
 
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 2880
+READ_BYTES = 2 * 2**20
+_SCALARS = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+_ELEMENT_BYTES = dict(zip("XLBAIJEKDCPMQ", (1 / 8, 1, 1, 1, 2, 4, 4, 8, 8, 8, 8, 16, 16), strict=True))
+_END = re.compile(rb"^(?:.{80})*END {77}", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """How a column is stored; ``format`` is None where it is not one number or text per row."""
+
+    form: str
+    format: str | None
+    offset: int
+    scale: float
+    zero: float
+    null: int | None
 
 
 class FitsTable:
     """A binary or ASCII table in a FITS file.
 
-    Rows are read as bytes and the wanted columns picked from them, because astropy would map or decompress the
-    whole table. Units come from TUNIT, descriptors from TUCD; TNULL, TSCAL and TZERO are honoured.
+    Units come from TUNIT, descriptors from TUCD; TNULL, TSCAL and TZERO are honoured.
 
     Parameters
     ----------
     file : CatalogFile
-    hdu : int, str or None
+    extension : int, str or None
         Number or name of the extension; the first table otherwise.
 
     Raises
@@ -38,125 +61,161 @@ class FitsTable:
         If there is no (such) table, or the file is shorter than its header says.
     """
 
-    def __init__(self, file: CatalogFile, hdu: int | str | None = None) -> None:
+    def __init__(self, file: CatalogFile, extension: int | str | None = None) -> None:
         self._file = file
         with file.open() as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd but legal headers; damage is found by our own checks
+            warnings.simplefilter("ignore")  # odd but legible headers; damage is found by our own checks
             try:
-                with fits.open(stream, memmap=False, lazy_load_hdus=True) as hdus:
-                    self._read_header(*_find_table(file.name, hdus, hdu))
-            except (fits.VerifyError, LookupError, TypeError) as error:  # astropy, on a header that makes no sense
+                position, header, self._data_offset = _find_table(file.name, stream, extension)
+                self._columns = _columns(header)
+                self._row_bytes = int(header["NAXIS1"])
+                self.num_rows: int | None = int(header["NAXIS2"])
+                names = [header.get(f"TTYPE{n}", f"col{n}").strip() for n in range(1, len(self._columns) + 1)]
+            except (fits.VerifyError, LookupError, TypeError, AttributeError) as error:
                 raise ValueError(describe_failure(error)) from error
-
-    def _read_header(self, position: int, table: Any) -> None:
-        header = table.header
-        self.kind = f"FITS, extension {position}" + (f" ({table.name})" if table.name else "")
-        self.num_rows: int | None = int(header["NAXIS2"])
-        self._row_bytes = int(header["NAXIS1"])
-        self._data_offset = int(table.fileinfo()["datLoc"])
-        self._columns = table.columns
-        self._keywords = dict(header)
-        self._is_ascii = isinstance(table, fits.TableHDU)
-        self._dtype = _row_dtype(table, self._row_bytes)
+        self.kind = f"FITS, extension {position}" + (f" ({header['EXTNAME']})" if "EXTNAME" in header else "")
         self.fields = tuple(
-            Field(column.name, column.unit or None, header.get(f"TUCD{number}"))
-            for number, column in enumerate(table.columns, 1)
+            Field(name, header.get(f"TUNIT{n}"), header.get(f"TUCD{n}")) for n, name in enumerate(names, 1)
         )
         promised = self._data_offset + self.num_rows * self._row_bytes
-        if not self._file.is_compressed and self._file.size_bytes < promised:
-            there = max(0, self._file.size_bytes - self._data_offset) // max(1, self._row_bytes)
-            raise CatalogError(f"{self._file.name}: truncated: {there} of {self.num_rows} rows are there")
+        if not file.is_compressed and file.size_bytes < promised:
+            there = max(0, file.size_bytes - self._data_offset) // self._row_bytes
+            raise CatalogError(f"{file.name}: truncated: {there} of {self.num_rows} rows are there")
 
     def batches(self, columns: Sequence[int]) -> Iterator[pa.RecordBatch]:
         """Read columns, as :meth:`galaxray.catalog.table.Table.batches` says."""
         assert self.num_rows is not None
-        rows_per_block = max(1, BLOCK_BYTES // max(1, self._row_bytes))
-        names = [self.fields[position].name for position in columns]
+        dtype = self._row_dtype(columns)
+        rows_at_once = max(1, READ_BYTES // self._row_bytes)
         with self._file.open() as stream:
             stream.seek(self._data_offset)
-            for first in range(0, self.num_rows, rows_per_block):
-                rows = _read_rows(stream, self._dtype, min(rows_per_block, self.num_rows - first))
-                arrays = [self._column(rows, position) for position in columns]
-                yield pa.RecordBatch.from_arrays(arrays, names=names)
-                if len(rows) < min(rows_per_block, self.num_rows - first):
+            for first in range(0, self.num_rows, rows_at_once):
+                expected = min(rows_at_once, self.num_rows - first)
+                block = stream.read(expected * self._row_bytes)
+                rows = np.frombuffer(block, dtype, count=len(block) // self._row_bytes)
+                arrays = [_to_arrow(rows[str(column)], self._columns[column]) for column in columns]
+                yield pa.RecordBatch.from_arrays(arrays, names=[self.fields[column].name for column in columns])
+                if len(rows) < expected:
                     raise EOFError(f"truncated: {first + len(rows)} of {self.num_rows} rows are there")
 
-    def _column(self, rows: NDArray[np.void], position: int) -> pa.Array:
-        stored = rows[self._dtype.names[position]] if self._dtype.names else rows
-        column = self._columns[position]
-        if stored.ndim != 1 or stored.dtype.kind not in "Siuf" or column.format.format in ("L", "X"):
-            name = f"{self._file.name}: column {self.fields[position].name!r}"
-            raise CatalogError(f"{name} (TFORM {column.format}) has no single number or text per row")
-        if stored.dtype.kind == "S":
-            return _text(stored, is_number=self._is_ascii and column.format.format != "A")
-        return _numbers(stored, *(self._keywords.get(f"{key}{position + 1}") for key in ("TZERO", "TSCAL", "TNULL")))
+    def _row_dtype(self, columns: Sequence[int]) -> np.dtype[np.void]:
+        """Lay out the wanted columns of a row as they are stored."""
+        stored = [self._columns[column] for column in columns]
+        for column, layout in zip(columns, stored, strict=True):
+            if layout.format is None:
+                name = f"{self._file.name}: column {self.fields[column].name!r}"
+                raise CatalogError(f"{name} (TFORM {layout.form}) has no single number or text per row")
+        return np.dtype(
+            {
+                "names": [str(column) for column in columns],
+                "formats": [column.format for column in stored],
+                "offsets": [column.offset for column in stored],
+                "itemsize": self._row_bytes,
+            }
+        )
 
 
-def _find_table(name: str, hdus: fits.HDUList, wanted: int | str | None) -> tuple[int, Any]:
-    """Position and HDU of the wanted table, or of the first."""
-    if wanted is None:
-        for position, hdu in enumerate(hdus):
-            if _is_table(hdu):
-                return position, hdu
-        raise CatalogError(f"{name}: no table in this FITS file: {_contents(hdus)}")
-    key = int(wanted) if isinstance(wanted, str) and wanted.isdigit() else wanted
-    try:
-        hdu = hdus[key]
-    except (KeyError, IndexError) as error:
-        raise CatalogError(f"{name}: no extension {wanted!r}: {_contents(hdus)}") from error
-    if not _is_table(hdu):
-        raise CatalogError(f"{name}: extension {wanted!r} is no table: {_contents(hdus)}")
-    return hdus.index_of(key), hdu
+def _find_table(name: str, stream: BinaryIO, wanted: int | str | None) -> tuple[int, fits.Header, int]:
+    """Position, header and offset of the data of the wanted table, or of the first."""
+    wanted = int(wanted) if isinstance(wanted, str) and wanted.isdigit() else wanted
+    contents = []
+    for position, (header, data_offset) in enumerate(_headers(stream)):
+        extension = str(header.get("EXTNAME", "PRIMARY" if position == 0 else "")).strip()
+        is_wanted = position == wanted or (isinstance(wanted, str) and extension.upper() == wanted.strip().upper())
+        contents.append(" ".join([str(position), extension, _content(header)]).replace("  ", " "))
+        if not (is_wanted or wanted is None):
+            continue
+        if _content(header) == "table":
+            if header.get("ZTABLE"):
+                raise CatalogError(f"{name}: a table that is compressed inside FITS; run funpack on the file")
+            return position, header, data_offset
+        if is_wanted:
+            raise CatalogError(f"{name}: extension {wanted!r} is no table: {', '.join(contents)}")
+    what = "no table in this FITS file" if wanted is None else f"no extension {wanted!r}"
+    raise CatalogError(f"{name}: {what}: {', '.join(contents)}")
 
 
-def _is_table(hdu: Any) -> bool:
-    if isinstance(hdu, fits.BinTableHDU) and hdu.header.get("ZTABLE"):
-        raise CatalogError(f"{hdu.name}: a table compressed by fpack cannot be read; run funpack on the file")
-    return isinstance(hdu, fits.BinTableHDU | fits.TableHDU) and not isinstance(hdu, fits.CompImageHDU)
+def _headers(stream: BinaryIO) -> Iterator[tuple[fits.Header, int]]:
+    """Headers of a FITS file, each with the offset of its data."""
+    offset = 0
+    while content := _read_header(stream):
+        header = fits.Header.fromstring(content)
+        offset += len(content)
+        yield header, offset
+        axes = [int(header[f"NAXIS{n}"]) for n in range(1, int(header["NAXIS"]) + 1)]
+        elements = int(header.get("GCOUNT", 1)) * (int(header.get("PCOUNT", 0)) + math.prod(axes)) if axes else 0
+        offset += math.ceil(elements * abs(int(header["BITPIX"])) / 8 / BLOCK_BYTES) * BLOCK_BYTES
+        stream.seek(offset)
 
 
-def _contents(hdus: fits.HDUList) -> str:
-    """Say in a line what a FITS file holds."""
-    kinds = []
-    for position, hdu in enumerate(hdus):
-        axes = "x".join(str(length) for length in hdu.shape) if hdu.is_image else ""
-        kinds.append(f"{position} {hdu.name} {'table' if _is_table(hdu) else f'image {axes}' if axes else 'empty'}")
-    return ", ".join(" ".join(kind.split()) for kind in kinds)
+def _read_header(stream: BinaryIO) -> bytes:
+    """Blocks of the next header; nothing at the end of the file, or where junk follows the last extension."""
+    content = b""
+    while not _END.search(content[-BLOCK_BYTES:]):
+        block = stream.read(BLOCK_BYTES)
+        if not content and not block.startswith((b"SIMPLE  =", b"XTENSION=")):
+            return b""
+        if len(block) < BLOCK_BYTES:
+            raise EOFError("truncated in a header")
+        content += block
+    return content
 
 
-def _row_dtype(table: Any, row_bytes: int) -> np.dtype[np.void]:
-    """Lay out a row as it is stored: big-endian, or text for an ASCII table."""
-    columns = table.columns
-    if isinstance(table, fits.TableHDU):
-        formats = [f"S{column.format.width}" for column in columns]
-        offsets = [column.start - 1 for column in columns]
-    else:
-        stored = columns.dtype.newbyteorder(">")
-        formats, offsets = map(list, zip(*[stored.fields[name][:2] for name in columns.names], strict=True))
-    return np.dtype({"names": columns.names, "formats": formats, "offsets": offsets, "itemsize": row_bytes})
+def _content(header: fits.Header) -> str:
+    """Say what an extension holds."""
+    if header.get("XTENSION", "").strip() in ("BINTABLE", "TABLE") and not header.get("ZIMAGE"):
+        return "table"
+    letter = "Z" if header.get("ZIMAGE") else ""
+    axes = [str(header.get(f"{letter}NAXIS{n}")) for n in range(int(header.get(f"{letter}NAXIS", 0)), 0, -1)]
+    return f"image {'x'.join(axes)}" if axes else "empty"
 
 
-def _read_rows(stream: BinaryIO, dtype: np.dtype[np.void], count: int) -> NDArray[np.void]:
-    """Up to ``count`` rows, fewer only where the file ends."""
-    block = stream.read(count * dtype.itemsize)
-    return np.frombuffer(block, dtype, count=len(block) // dtype.itemsize)
+def _columns(header: fits.Header) -> list[_Column]:
+    """Lay out the columns of a table (FITS 4.0, sections 7.2 and 7.3)."""
+    is_ascii = header["XTENSION"].strip() == "TABLE"
+    columns: list[_Column] = []
+    offset = 0
+    for n in range(1, int(header["TFIELDS"]) + 1):
+        form = str(header[f"TFORM{n}"]).strip().upper()
+        scale, zero, null = header.get(f"TSCAL{n}", 1.0), header.get(f"TZERO{n}", 0.0), header.get(f"TNULL{n}")
+        if is_ascii:
+            start = int(header[f"TBCOL{n}"]) - 1
+            is_scaled = scale != 1 or zero != 0
+            columns.append(_Column(form, None if is_scaled else f"S{_ascii_width(form)}", start, 1.0, 0.0, None))
+            continue
+        match = re.match(r"(\d*)([LXBIJKAEDCMPQ])", form)
+        if not match:
+            raise ValueError(f"TFORM{n} = {form!r} is no format of a column")
+        repeat, code = int(match[1] or 1), match[2]
+        is_array = "," in str(header.get(f"TDIM{n}", ""))
+        stored = f"S{repeat}" if code == "A" and repeat else _SCALARS.get(code) if repeat == 1 else None
+        columns.append(_Column(form, None if is_array else stored, offset, scale, zero, null))
+        offset += math.ceil(repeat * _ELEMENT_BYTES[code])
+    if header["NAXIS1"] <= 0 or (not is_ascii and offset != header["NAXIS1"]):
+        raise ValueError(f"its columns take {offset} bytes, its rows {header['NAXIS1']}")
+    return columns
 
 
-def _text(stored: NDArray[Any], *, is_number: bool) -> pa.Array:
-    text = pa.array(np.ascontiguousarray(stored), type=pa.binary())
-    if is_number:  # Fortran writes 1.5D+02
-        text = pa.array([value.replace(b"D", b"E") for value in text.to_pylist()], type=pa.binary())
-    return text
+def _ascii_width(form: str) -> int:
+    match = re.match(r"[AIFED](\d+)", form)
+    if not match:
+        raise ValueError(f"{form!r} is no format of a column in an ASCII table")
+    return int(match[1])
 
 
-def _numbers(stored: NDArray[Any], zero: Any, scale: Any, null: Any) -> pa.Array:
-    """Physical values, the integers among them exact."""
-    native = stored.astype(stored.dtype.newbyteorder("="))
-    missing = native == null if null is not None and native.dtype.kind in "iu" else None
-    if scale in (None, 1) and zero and native.dtype.kind in "iu" and float(zero).is_integer():
-        if zero == 2**63:
-            return pa.array(native.view(np.uint64) ^ np.uint64(2**63), mask=missing)
-        return pa.array(native.astype(np.int64) + int(zero), mask=missing)
-    if scale not in (None, 1) or zero:
-        native = native * float(scale or 1) + float(zero or 0)
-    return pa.array(native, mask=missing)
+def _to_arrow(stored: NDArray[Any], column: _Column) -> pa.Array:
+    """Physical values: text, exact integers, or floats."""
+    if stored.dtype.kind == "S":
+        text = pa.array(np.ascontiguousarray(stored), type=pa.binary())
+        is_fortran = column.form[0] in "FED"  # an ASCII table, where a number may be written 1.5D+02
+        return pc.replace_substring(text.cast(pa.string()), "D", "E") if is_fortran else text
+    values = stored.astype(stored.dtype.newbyteorder("="))
+    is_integer = values.dtype.kind in "iu"
+    missing = values == column.null if column.null is not None and is_integer else None
+    if column.scale != 1 or (column.zero != 0 and not is_integer) or column.zero != int(column.zero):
+        values = values * float(column.scale) + float(column.zero)
+    elif column.zero == 2**63:  # the convention for unsigned integers; in int64 the sum would overflow
+        values = values.view(np.uint64) ^ np.uint64(2**63)
+    elif column.zero != 0:
+        values = values.astype(np.int64) + int(column.zero)
+    return pa.array(values, mask=missing)

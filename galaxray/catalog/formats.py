@@ -6,7 +6,11 @@ import codecs
 import re
 
 from galaxray.catalog.files import CatalogFile, CatalogFiles, describe_failure
+from galaxray.catalog.fits import FitsTable
+from galaxray.catalog.parquet import ParquetTable
 from galaxray.catalog.table import Table
+from galaxray.catalog.text import TextTable
+from galaxray.catalog.votable import VOTable
 from galaxray.config import CatalogConfig
 from galaxray.errors import CatalogError
 
@@ -41,40 +45,29 @@ def open_table(files: CatalogFiles, config: CatalogConfig) -> Table:
     CatalogError
         If the file is empty, no catalogue, of another format than the configuration says, or damaged.
     """
-    from galaxray.catalog.fits import FitsTable
-    from galaxray.catalog.parquet import ParquetTable
-    from galaxray.catalog.text import TextTable
-    from galaxray.catalog.votable import VOTable
-
-    if files.is_folder:
-        _require(config.format in ("auto", "parquet"), files.uri, "a folder is read as Parquet", config)
-        return ParquetTable(files)
-    file = files.files[0]
     try:
-        found = _sniff(file)
+        found = "parquet" if files.is_folder else _sniff(files.files[0])
     except files.read_errors as error:
         raise CatalogError(f"{files.uri}: cannot be read: {describe_failure(error)}") from error
-    if config.format != "auto":
-        text_formats = ("csv", "tsv")
-        agrees = config.format == found or {config.format, found} <= set(text_formats)
-        _require(agrees, files.uri, f"the content is {found}", config)
+    if config.format not in ("auto", found) and not {config.format, found} <= {"csv", "tsv"}:
+        content = "a folder is read as Parquet" if files.is_folder else f"the content is {found}"
+        raise CatalogError(f"{files.uri}: {content}, not {config.format}; correct or leave out --columns.format")
     try:
-        match found:
-            case "parquet":
-                return ParquetTable(files)
-            case "fits":
-                return FitsTable(file, config.hdu)
-            case "votable":
-                return VOTable(file)
-            case _:
-                return TextTable(file, separator="\t" if config.format == "tsv" else None)
+        return _open(files, found, config)
     except files.read_errors as error:
         raise CatalogError(f"{files.uri}: a damaged {found} file: {describe_failure(error)}") from error
 
 
-def _require(agrees: bool, uri: str, found: str, config: CatalogConfig) -> None:
-    if not agrees:
-        raise CatalogError(f"{uri}: {found}, not {config.format}; leave out --columns.format or correct it")
+def _open(files: CatalogFiles, found: str, config: CatalogConfig) -> Table:
+    match found:
+        case "parquet":
+            return ParquetTable(files)
+        case "fits":
+            return FitsTable(files.files[0], config.hdu)
+        case "votable":
+            return VOTable(files.files[0])
+        case _:
+            return TextTable(files.files[0], separator="\t" if config.format == "tsv" else None)
 
 
 def _sniff(file: CatalogFile) -> str:

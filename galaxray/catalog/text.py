@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from galaxray.catalog.files import CatalogFile
@@ -21,6 +23,8 @@ __all__ = ["TextTable"]
 HEADER_BYTES = 2**20
 """The header, the comments before it and the first row stand within so many bytes."""
 BLOCK_BYTES = 4 * 2**20
+SUBSTITUTE = "\x1a"
+WHITESPACE = " \t\x1a"  # DOS ends a text with Ctrl-Z
 SEPARATORS = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons", "|": "CSV with bars"}
 
 
@@ -58,16 +62,17 @@ class TextTable:
         ragged: list[Any] = []
 
         def on_ragged_row(row: Any) -> str:
-            if row.text.lstrip().startswith("#") or not row.text.strip():
+            if row.text.lstrip().startswith("#") or not row.text.strip(WHITESPACE):
                 return "skip"
             ragged.append(row)
             return "error"
 
         with self._file.open() as stream:
             stream.seek(self._data_offset)
+            text = _Utf8Stream(stream)
             try:
                 with pyarrow.csv.open_csv(
-                    stream,
+                    text,
                     read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES),
                     parse_options=pyarrow.csv.ParseOptions(
                         delimiter=self._separator, newlines_in_values=True, invalid_row_handler=on_ragged_row
@@ -78,18 +83,56 @@ class TextTable:
                         strings_can_be_null=False,
                     ),
                 ) as reader:
-                    yield from reader
+                    for batch in reader:
+                        if text.has_stray_bytes:
+                            self._require_utf8(batch, columns)
+                        yield batch
             except pa.ArrowInvalid as error:
-                raise ValueError(self._explain(error, ragged, columns)) from error
+                if not ragged:
+                    raise
+                found, expected, row = ragged[0].actual_columns, ragged[0].expected_columns, ragged[0].text[:60]
+                raise ValueError(f"a row has {found} columns, the header has {expected}: {row!r}") from error
 
-    def _explain(self, error: pa.ArrowInvalid, ragged: list[Any], columns: Sequence[int]) -> str:
-        if ragged:
-            row = ragged[0]
-            return f"a row has {row.actual_columns} columns, the header has {row.expected_columns}: {row.text[:60]!r}"
-        if "UTF8" in str(error):
-            names = ", ".join(self.fields[position].name for position in columns)
-            return f"one of the columns {names} is no UTF-8 text; convert the file (iconv -f latin1 -t utf-8)"
-        return str(error)
+    def _require_utf8(self, batch: pa.RecordBatch, columns: Sequence[int]) -> None:
+        for position, values in zip(columns, batch.columns, strict=True):
+            if pc.any(pc.match_substring(values, SUBSTITUTE)).as_py():
+                name = self.fields[position].name
+                raise ValueError(f"column {name!r} is no UTF-8 text; convert the file (iconv -f latin1 -t utf-8)")
+
+
+class _Utf8Stream(io.RawIOBase):
+    """A stream of text in which a control character stands for every byte that is no UTF-8.
+
+    pyarrow would refuse such bytes where they do no harm (in a comment between rows) and could not show the row.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="galaxray-substitute")
+        self.has_stray_bytes = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        room = len(buffer) - 4  # what is left over from the last time takes up to three bytes
+        while chunk := self._stream.read(room):
+            content = self._decoder.decode(chunk).encode()
+            if content:
+                break
+        else:
+            content = self._decoder.decode(b"", final=True).encode()
+        self.has_stray_bytes |= SUBSTITUTE.encode() in content
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def _substitute(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return SUBSTITUTE * (error.end - error.start), error.end
+
+
+codecs.register_error("galaxray-substitute", _substitute)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 from astropy.io import votable
+from astropy.io.votable.exceptions import VOWarning
 from astropy.utils.xml.iterparser import get_xml_iterator
 
 from galaxray.catalog.files import CatalogFile
@@ -73,7 +74,8 @@ class VOTable:
                     break
         else:
             reason = f"; the service that wrote it says: {complaint.strip()}" if complaint else ""
-            raise CatalogError(f"{self._file.name}: no table with data in this VOTable{reason}")
+            found = f"a table with {len(attributes)} columns but no rows" if attributes else "no table in this VOTable"
+            raise CatalogError(f"{self._file.name}: {found}{reason}")
         self._encoding = next(tag for is_start, tag, _, _ in events if is_start)
         self._nulls = [field.get("null_text") for field in attributes]
         self.fields = tuple(
@@ -110,7 +112,10 @@ class VOTable:
     def _read_whole(self, stream: BinaryIO, columns: Sequence[int]) -> Iterator[pa.RecordBatch]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # breaches of the standard that do not touch the values
-            document = votable.parse(stream, table_number=self._number, verify="ignore")
+            try:
+                document = votable.parse(stream, table_number=self._number, verify="ignore")
+            except VOWarning as error:  # some breaches are raised nevertheless
+                raise ValueError(str(error)) from error
         table = next(iter(document.iter_tables())).array
         for resource in document.resources:
             for info in resource.infos:
