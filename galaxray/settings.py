@@ -22,7 +22,7 @@ from pydantic_settings import (
 from galaxray.config import RunConfig
 from galaxray.errors import ConfigError
 
-__all__ = ["AnnotateSettings", "read_settings"]
+__all__ = ["AnnotateSettings", "flag_names", "read_settings"]
 
 
 class AnnotateSettings(RunConfig, BaseSettings):
@@ -154,16 +154,17 @@ def _explain_values(error: ValidationError) -> str:
 
 
 def _nearest(name: str, prefix: str) -> str:
-    names = list(_names(AnnotateSettings))
+    names = list(flag_names())
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     # A forgotten section (--layer for --cutouts.layer) is the commonest slip.
     near = [full for full in names if full.rpartition(".")[2] == name] or near
     return f"; did you mean {prefix}{near[0]}?" if near else "; --help shows all flags"
 
 
-def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def flag_names(model: type[BaseModel] = AnnotateSettings, prefix: str = "") -> Iterator[str]:
+    """Names of all settings, dotted, without the dashes."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _names(field.annotation, f"{prefix}{name}.")
+            yield from flag_names(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name

@@ -1,0 +1,51 @@
+"""What the documents promise is there: flags, recipes, make targets, files, columns."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from galaxray.schema import COLUMNS, Status
+from galaxray.settings import AnnotateSettings, flag_names
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHER_PROGRAMS = ("training/", "benchmarks/", "-m galaxray", "pipelines/demo.py")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_flags_of_the_program_exist(document):
+    # A command may go on over lines that end in a backslash.
+    text = document.read_text().replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if not any(program in line for program in OTHER_PROGRAMS)]
+    flags = {flag for line in commands for flag in re.findall(r"--([a-z][\w.-]*)", line)}
+    known = {*flag_names(), "working-dir", "help"}
+    assert {flag.rstrip(".").replace("-", "_") for flag in flags} <= {name.replace("-", "_") for name in known}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_linked_files_exist(document):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.name)
+def test_recipes_are_valid(recipe):
+    settings = tomllib.loads(recipe.read_text())
+    AnnotateSettings.model_validate({"catalog": "c.csv", "output": "out", **settings})
+    assert recipe.read_text().startswith("# "), "the header says what to expect"
+
+
+def test_readme_tells_every_fixed_column_and_status():
+    text = (ROOT / "README.md").read_text()
+    assert [name for name in COLUMNS if f"`{name}`" not in text] == []
+    assert [status for status in Status if f"`{status.value}`" not in text] == []
+
+
+def test_make_targets_in_the_readme_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    commands = re.findall(r"(?:^|`)make ([a-z]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert {"demo", "test"} <= set(commands) <= targets
