@@ -152,12 +152,13 @@ def follow(target: URL, location: str) -> URL:
     """
     try:
         following = target.join(URL(location))
-        following_origin = following.origin()
+        origin = following.origin()
     except ValueError:
         raise TryError(Status.UNREACHABLE, f"redirected to {location:.100}", max_tries=1) from None
-    is_upgrade = (target.scheme, following.scheme) == ("http", "https") and following.is_default_port()
-    if following_origin != target.origin() and not (is_upgrade and following.host == target.host):
-        raise TryError(Status.UNREACHABLE, f"redirected to another host: {following_origin}", max_tries=1)
+    is_same = (origin.scheme, origin.host, origin.port) == (target.scheme, target.host, target.port)
+    is_upgrade = (target.scheme, origin.scheme) == ("http", "https") and origin.is_default_port()
+    if not (is_same or (is_upgrade and origin.host == target.host)):
+        raise TryError(Status.UNREACHABLE, f"redirected to another host: {origin}", max_tries=1)
     return following
 
 

@@ -117,6 +117,16 @@ def test_a_dead_service_costs_little_after_a_while() -> None:
     assert any(error.startswith("not asked: the service has not answered") for error in found["error"])
 
 
+def test_a_service_that_hangs_costs_patience_and_not_the_sum_of_all_waits(service: FaultyService) -> None:
+    service.behaviour = lambda ask: "hang"
+    config = quick_config(service.url, timeout_s=0.1, max_attempts=4, max_backoff_s=0.1, max_in_flight=4)
+    started = time.monotonic()
+    with Fetcher(config) as fetcher:
+        found = fetcher.fetch(make_batch([float(ra) for ra in range(400)]))
+    assert set(found["status"]) == {"unreachable"}
+    assert time.monotonic() - started < 5  # 400 rows x 4 tries x 0.1 s / 4 in flight would be 40 s
+
+
 def test_a_limiter_of_ones_own_is_told_everything(service: FaultyService) -> None:
     class Recorder:
         outage = None

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import pytest
 from cutout_batches import make_batch, quick_config
 from faulty_service import Ask, FaultyService
+from yarl import URL
 
 from galaxray.cutouts import Fetcher
 from galaxray.cutouts.http import user_agent
+from galaxray.cutouts.replies import TryError, follow
 from galaxray.errors import ConfigError
 
 
@@ -180,6 +182,35 @@ def test_the_service_learns_who_asks(service: FaultyService) -> None:
 def test_a_contact_that_no_header_can_hold(contact: str) -> None:
     with pytest.raises(ConfigError, match="contact"):
         user_agent(contact)
+
+
+@pytest.mark.parametrize(
+    ("location", "leads_to"),
+    [
+        ("/b?c=1", "http://h/b?c=1"),
+        ("b", "http://h/b"),
+        ("http://h:80/b", "http://h/b"),
+        ("https://h/b", "https://h/b"),  # an upgrade
+        ("https://h:8443/b", None),
+        ("http://h:8080/b", None),
+        ("http://www.h/b", None),
+        ("http://h.evil.org/b", None),
+        ("http://h@evil.org/b", None),
+        ("//evil.org/b", None),
+        ("", "http://h/a"),
+    ],
+)
+def test_where_redirects_may_lead(location: str, leads_to: str | None) -> None:
+    if leads_to is not None:
+        assert follow(URL("http://h/a"), location) == URL(leads_to)
+        return
+    with pytest.raises(TryError, match="another host"):
+        follow(URL("http://h/a"), location)
+
+
+def test_no_redirect_takes_the_encryption_away() -> None:
+    with pytest.raises(TryError, match="another host"):
+        follow(URL("https://h/a"), "http://h/a")
 
 
 def test_an_error_page_does_not_cost_the_connection(service: FaultyService) -> None:
