@@ -189,7 +189,7 @@ def test_a_contact_that_no_header_can_hold(contact: str) -> None:
     [
         ("/b?c=1", "http://h/b?c=1"),
         ("b", "http://h/b"),
-        ("http://h:80/b", "http://h/b"),
+        ("http://h:80/b", "http://h:80/b"),
         ("https://h/b", "https://h/b"),  # an upgrade
         ("https://h:8443/b", None),
         ("http://h:8080/b", None),
