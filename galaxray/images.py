@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import TypeVar
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -19,10 +17,9 @@ from PIL import Image
 from galaxray.errors import RowError
 from galaxray.schema import Status
 from galaxray.stretch import decode_fits, grey_stretch, is_fits
+from galaxray.zoom import as_ratio, enlarge
 
 __all__ = ["View", "decode"]
-
-Level = TypeVar("Level", np.uint8, np.uint16)
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 # Of Pillow's many plugins only these: others run programs (EPS) or are rarely tested.
@@ -51,12 +48,7 @@ class View:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"view of {self.size} pixels")
-        if self.zoom < 1 or self._ratio.numerator > MAX_NUMERATOR or abs(self._ratio - self.zoom) > 1e-6:
-            raise ValueError(f"zoom {self.zoom} is not a ratio of whole numbers up to {MAX_NUMERATOR}, and at least 1")
-
-    @property
-    def _ratio(self) -> Fraction:
-        return Fraction(self.zoom).limit_denominator(MAX_NUMERATOR)
+        as_ratio(self.zoom)
 
     @property
     def key(self) -> str:
@@ -83,7 +75,7 @@ class View:
         if self.greyscale:
             picture = picture.convert("L")
         if self.zoom != 1:
-            picture = _enlarge(picture, self._ratio)
+            picture = enlarge(picture, as_ratio(self.zoom))
         width, height = picture.size
         short = min(width, height)
         resized = (int(self.size * width / short), int(self.size * height / short))
@@ -92,49 +84,6 @@ class View:
         left, top = (round((side - self.size) / 2) for side in resized)
         seen = picture.crop((left, top, left + self.size, top + self.size))
         return np.array(seen.convert("RGB"))
-
-
-MAX_NUMERATOR = 8  # (2 x 8)^2 x 255 is the most that `_enlarge` can hold in 16 bits
-
-
-def _enlarge(picture: Image.Image, zoom: Fraction) -> Image.Image:
-    """Enlarge the centre of a picture (RGB or L) to the picture's own size, bilinear.
-
-    The same sums as Pillow's affine transform, five times as fast: the weights are multiples of 1 / (2 numerator), so
-    whole numbers are enough, and like Pillow's the result is cut to whole levels only at the end. (Pillow computes in
-    floating point; where the exact value is a whole number, it may come out one level lower.)
-    """
-    width, height = picture.size
-    # Four bytes a pixel, so that a pixel is transposed as one machine word.
-    mode = "L" if picture.mode == "L" else "RGBX"
-    pixels = np.frombuffer(picture.tobytes("raw", mode), np.uint8).reshape(height, width, -1)
-    rows = _interpolate(pixels.reshape(height, -1), height, zoom)
-    columns = _transpose(rows.reshape(height, width, -1))
-    enlarged = _interpolate(columns.reshape(width, -1), width, zoom)
-    enlarged //= np.uint16((2 * zoom.numerator) ** 2)
-    upright = _transpose(enlarged.astype(np.uint8).reshape(width, height, -1))
-    return Image.frombuffer(mode, picture.size, upright, "raw", mode, 0, 1).convert(picture.mode)
-
-
-def _interpolate(lines: NDArray[np.uint8] | NDArray[np.uint16], count: int, zoom: Fraction) -> NDArray[np.uint16]:
-    # Line i of the result lies at (i + 1/2) / zoom + (count - count / zoom) / 2 - 1/2 of the input.
-    unit = 2 * zoom.numerator
-    position = 2 * zoom.denominator * np.arange(count) + (count - 1) * (zoom.numerator - zoom.denominator)
-    below, weight = position // unit, (position % unit).astype(np.uint16)[:, None]
-    first = int(below[0])
-    used = lines[first : int(below[-1]) + 2].astype(np.uint16)
-    mixed = used[below - first]
-    mixed *= np.uint16(unit) - weight
-    above = used[np.minimum(below - first + 1, len(used) - 1)]
-    above *= weight
-    mixed += above
-    return mixed
-
-
-def _transpose(pixels: NDArray[Level]) -> NDArray[Level]:
-    height, width, channels = pixels.shape
-    words = pixels.reshape(height, -1).view(f"u{pixels.itemsize * channels}")
-    return np.ascontiguousarray(words.T).view(pixels.dtype).reshape(width, height, channels)
 
 
 def decode(data: bytes, max_pixels: int = 64_000_000) -> NDArray[np.uint8]:

@@ -87,14 +87,14 @@ class Engine:
             The function's results for all N; no images give arrays without rows.
         """
         if not len(images):  # not every architecture can do nothing: one image is done in vain
-            blanks = (np.zeros((1, *array.shape[1:]), array.dtype) for array in (images, *columns))
-            return tuple(result[:0] for result in self.run(function, *blanks))
+            blank, zeros = np.zeros((1, *images.shape[1:]), np.uint8), [np.zeros(1, np.int64) for _ in columns]
+            return tuple(result[:0] for result in self.run(function, blank, *zeros))
         results = []
         with torch.inference_mode():
             for start in range(0, len(images), self.batch_size):
                 rows = slice(start, start + self.batch_size)
                 inputs = self._to_device(images[rows]).permute(0, 3, 1, 2)  # a view: the layout is channels_last
-                results.append(function(inputs.float().div_(255), *(self._to_device(c[rows]) for c in columns)))
+                results.append(function(inputs.float().mul_(1 / 255), *(self._to_device(c[rows]) for c in columns)))
             return tuple(torch.cat(parts).cpu().numpy() for parts in zip(*results, strict=True))
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
