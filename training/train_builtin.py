@@ -54,9 +54,9 @@ class Arguments(BaseSettings, LoopConfig):
         train, validation = open_dataset(self.train), open_dataset(self.validation)
         task = make_task(self.model, train, validation, config.seed)
         if self.start_from:
-            task.model.load_state_dict(load_model(resolve(self.start_from))[0].state_dict())
+            task.finished(task.model).load_state_dict(load_model(resolve(self.start_from))[0].state_dict())
         started = time.monotonic()
-        model = train_loop(task, config, _print)
+        model = task.finished(train_loop(task, config, _print))
         card = _card(self.model, task, config, train, time.monotonic() - started)
         print(f"wrote {save_model(self.output / self.model, model, card, half=True)}")
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from galaxray.models.classifier import ClassifierNet
 from galaxray.models.unet import UNet
@@ -104,6 +105,10 @@ class SkyTask:
             # in the order of the file for the sake of the disk, then shuffled for the sake of `dihedral`
             yield self.batch(rows[torch.randperm(len(rows), generator=generator).numpy()], generator)
 
+    def finished(self, model: nn.Module) -> nn.Module:
+        """Give the part of a trained model that is kept."""
+        return model
+
     def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Augmented images of some galaxies, and what the loss needs beside them."""
         raise NotImplementedError
@@ -115,13 +120,35 @@ class SkyTask:
             yield rows, to_float(self.validation.images[rows])
 
 
+class _WithSketch(nn.Module):
+    """A classifier whose encoder also draws coarse masks, from its last layer but one."""
+
+    def __init__(self, net: ClassifierNet, layer: int = 3) -> None:
+        super().__init__()
+        self.net, self.layer = net, layer
+        channels = net.encoder.feature_info[layer]["num_chs"]
+        self.sketch = nn.Sequential(nn.Conv2d(channels, 2 * 16, 1), nn.PixelShuffle(4))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        final, (inner,) = self.net.encoder.forward_intermediates(images, indices=[self.layer])
+        return self.net.head(self.net.encoder.forward_head(final)), self.sketch(inner)
+
+
 class ClassifierTask(SkyTask):
-    """Votes on a decision tree by the Dirichlet-multinomial loss."""
+    """Votes on a decision tree by the Dirichlet-multinomial loss.
+
+    While it learns, the encoder also has to sketch the masks of arms and bars from an inner layer. A vote says that
+    there is a bar, a mask says where: it is found in a small part of the steps. Joint training of votes and masks is
+    that of Walmsley & Spindler 2023 (arXiv:2312.02908).
+    """
+
+    sketch_weight = 10.0
 
     def __init__(self, model: ClassifierNet, train: SkyDataset, validation: SkyDataset, tree: DecisionTree) -> None:
         super().__init__(model, train, validation)
         self.tree = tree
         self.groups = [slice(q.start, q.stop) for q in tree.questions]
+        self.model = _WithSketch(model)
 
     @property
     def description(self) -> dict[str, object]:
@@ -129,23 +156,34 @@ class ClassifierTask(SkyTask):
         return {"tree": self.tree.name, "labels": list(self.tree.labels)}
 
     def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Images and votes."""
-        (images,) = dihedral([to_float(self.train.images[rows])], generator)
-        return jitter(images, generator), torch.from_numpy(self.train.votes[rows]).float()
+        """Images, votes, and masks (N, 2, H / 4, W / 4)."""
+        masks = functional.avg_pool2d(torch.from_numpy(self.train.masks[rows]).float().div_(255), 4)
+        images, masks = dihedral([to_float(self.train.images[rows]), masks], generator)
+        return jitter(images, generator), torch.from_numpy(self.train.votes[rows]).float(), masks
 
     def loss(self, batch: tuple[Tensor, ...], progress: float) -> Tensor:
-        """Negative log-likelihood of the votes, mean over galaxies."""
-        images, votes = batch
-        return dirichlet_multinomial_loss(self.model(images), votes, self.groups).mean()
+        """Negative log-likelihood of the votes, and the error of the sketch; mean over galaxies."""
+        images, votes, masks = batch
+        concentrations, sketch = self.model(images)
+        return (
+            dirichlet_multinomial_loss(concentrations, votes, self.groups).mean()
+            + self.sketch_weight * mask_loss(sketch, masks).mean()
+        )
 
     def validate(self, model: nn.Module) -> Report:
-        """Compute the loss without augmentation."""
+        """Compute the negative log-likelihood without augmentation."""
         total = 0.0
+        net = self.finished(model)
         with torch.inference_mode():
             for rows, images in self.evaluation_images():
-                votes = torch.from_numpy(self.validation.votes[rows]).float()
-                total += float(dirichlet_multinomial_loss(model(images), votes, self.groups).sum())
+                votes = torch.from_numpy(np.array(self.validation.votes[rows])).float()
+                total += float(dirichlet_multinomial_loss(net(images), votes, self.groups).sum())
         return {"validation_loss": total / len(self.validation)}
+
+    def finished(self, model: nn.Module) -> nn.Module:
+        """Leave the sketch behind."""
+        net: nn.Module = model.get_submodule("net")
+        return net
 
 
 class VAETask(SkyTask):
