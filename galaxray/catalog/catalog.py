@@ -91,7 +91,6 @@ class Catalog:
         self.has_coordinates = columns.ra is not None
         self._files = files
         self._table = table
-        self._config = config
         self._need_coordinates = need_coordinates
         self._warned: set[str] = set()
         self._positions = sorted({position for column in _found(columns) for position in column.positions}) or [0]

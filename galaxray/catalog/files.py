@@ -158,6 +158,8 @@ def _find(uri: str, filesystem: fsspec.AbstractFileSystem, path: str, spool: Dow
     except _read_errors(filesystem) as error:
         hint = " (no AWS credentials were found)" if getattr(filesystem, "anon", False) else ""
         raise CatalogError(f"{uri}: {describe_failure(error)}{hint}") from error
+    if info["type"] == "other":  # a pipe would be waited for, and can be read once only
+        raise CatalogError(f"{uri}: neither a file nor a folder")
     if found is None:
         return CatalogFiles(uri, False, (_file(uri, filesystem, info, spool),), spool)
     root = info["name"].rstrip("/") + "/"

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from galaxray.catalog.columns import Columns, find_columns
+from galaxray.catalog.columns import (
+    ID_NAMES,
+    PATH_NAMES,
+    PIXEL_SCALE_NAMES,
+    POSITION_NAMES,
+    SIZE_NAMES,
+    Columns,
+    find_columns,
+    plain,
+)
 from galaxray.catalog.table import Field
 from galaxray.config import CatalogConfig
 from galaxray.errors import CatalogError
@@ -143,6 +154,13 @@ def test_missing_columns_are_named(fields: list[str], config: dict[str, str], me
 def test_long_lists_of_columns_are_cut() -> None:
     with pytest.raises(CatalogError, match=r"c39 and 60 more$"):
         find(*(f"c{n}" for n in range(100)))
+
+
+def test_every_name_is_in_the_manual() -> None:
+    page = plain((Path(__file__).parents[2] / "docs" / "catalogues.md").read_text())
+    positions = [name for pair in POSITION_NAMES for name in pair[:1]]
+    for name in (*ID_NAMES, *positions, *PATH_NAMES, *PIXEL_SCALE_NAMES, *SIZE_NAMES):
+        assert name in page
 
 
 def test_path_that_is_needed() -> None:
