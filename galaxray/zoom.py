@@ -107,7 +107,8 @@ def _levels_of_pillow(pixels: NDArray[np.uint8], where: NDArray[np.intp], zoom: 
 
     def along_row(start: NDArray[np.intp]) -> NDArray[np.float64]:
         first = flat[start]
-        return first + (flat[start + channels] - first) * right_weight
+        level: NDArray[np.float64] = first + (flat[start + channels] - first) * right_weight
+        return level
 
     upper, lower = along_row(corner), along_row(corner + width * channels)
     return (upper + (lower - upper) * bottom_weight).astype(np.uint16)

@@ -18,16 +18,21 @@ from galaxray.trees import load_tree
 TOLERANCE = 1e-3
 SIZES = (424, 423, 256)  # what Galaxy Zoo, SDSS and the cutout service serve
 
-FAST: list[tuple[Kind, str, dict[str, Any]]] = [
+Case = tuple[Kind, str, dict[str, Any]]
+FAST: list[Case] = [
     ("tree", "efficientnet_b0", {}),
     ("classifier", "resnet18", {"class_weights": [1.0, 2.0, 3.0, 4.0]}),
     ("regressor", "resnet18", {"unit_interval": True}),
 ]
-SLOW: list[tuple[Kind, str, dict[str, Any]]] = [
-    *((kind, arch, {}) for arch in ("convnext_nano", "efficientnet_b0", "resnet18") for kind in ("tree", "classifier", "regressor")),
+SLOW: list[Case] = [
+    ("tree", "convnext_nano", {}),
+    ("classifier", "convnext_nano", {}),
+    ("regressor", "convnext_nano", {}),
+    ("classifier", "efficientnet_b0", {}),
+    ("regressor", "efficientnet_b0", {}),
     ("tree", "resnet18", {"greyscale": True}),
-    ("tree", "maxvit_rmlp_nano_rw_256", {}),
-]  # fmt: skip
+    ("tree", "vit_tiny_patch16_224", {}),
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +50,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: refuse(None, host))  # type: ignore[arg-type]
 
 
-def _compare(kind: Kind, arch: str, options: dict[str, Any], pictures: list[Path], folder: Path) -> None:
-    checkpoint = make_checkpoint(kind, arch, folder / f"{kind}.ckpt", pictures, **options)
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("kind", "arch", "options"), [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+)
+def test_zoobot_parity(kind: Kind, arch: str, options: dict[str, Any], pictures: list[Path], tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(kind, arch, tmp_path / f"{kind}.ckpt", pictures, **options)
     # With its regressor zoobot fails where the last batch has one image.
     theirs = predict_with_zoobot(kind, arch, checkpoint, pictures, batch_size=9)
 
@@ -60,20 +69,5 @@ def _compare(kind: Kind, arch: str, options: dict[str, Any], pictures: list[Path
         assert model.tree == tree
         assert np.abs(ours / theirs - 1).max() < TOLERANCE
         ours, theirs = posterior.fractions(ours[:, :, None], tree), posterior.fractions(theirs[:, :, None], tree)
-    assert theirs.std(axis=0).min() > 0.01, "the model does not tell galaxies apart: nothing is tested"
+    assert np.median(theirs.std(axis=0)) > 0.05, "the model does not tell galaxies apart: nothing is tested"
     assert np.abs(ours - theirs).max() < TOLERANCE
-
-
-@pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize(("kind", "arch", "options"), FAST)
-def test_zoobot_parity(kind: Kind, arch: str, options: dict[str, Any], pictures: list[Path], tmp_path: Path) -> None:
-    _compare(kind, arch, options, pictures, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize(("kind", "arch", "options"), SLOW)
-def test_zoobot_parity_of_every_kind(
-    kind: Kind, arch: str, options: dict[str, Any], pictures: list[Path], tmp_path: Path
-) -> None:
-    _compare(kind, arch, options, pictures, tmp_path)
