@@ -23,6 +23,7 @@ __all__ = ["View", "decode"]
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 # Of Pillow's many plugins only these: others run programs (EPS) or are rarely tested.
+MAX_BLANK_CONTRAST = 2  # levels; compression ripples by so much
 JPEG_MAGIC = b"\xff\xd8\xff"
 
 
@@ -118,9 +119,15 @@ def decode(data: bytes, max_pixels: int = 64_000_000) -> NDArray[np.uint8]:
     except Exception as error:
         reason = str(error).partition("<_io")[0].strip() or type(error).__name__
         raise RowError(Status.CORRUPT, f"image cannot be decoded: {reason}") from None
-    if not any((row != image[0, 0]).any() for row in image):  # row by row: of most images one row is enough
-        raise RowError(Status.BLANK, f"every pixel has the value {tuple(image[0, 0].tolist())}")
+    _check_content(image)
     return image
+
+
+def _check_content(image: NDArray[np.uint8]) -> None:
+    first = image[0, 0].astype(np.int16)
+    # row by row: of most images the first tells
+    if not any((np.abs(row - first) > MAX_BLANK_CONTRAST).any() for row in image):
+        raise RowError(Status.BLANK, f"every pixel has the value {tuple(first.tolist())}, within {MAX_BLANK_CONTRAST}")
 
 
 def _decode_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -42,8 +43,8 @@ def decode_fits(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     Parameters
     ----------
     data : bytes
-        The file, plain or gzipped: a band-first cube (its ``BANDS`` card, or g, r, z if there are three planes), or one
-        plane, which is drawn in grey.
+        The file, plain or gzipped: a band-first cube of fluxes (its ``BANDS`` card, or g, r, z if there are three
+        planes), one plane, which is drawn in grey, or a colour picture (8 bits).
     max_pixels : int
         Largest image (per band) that is read.
 
@@ -61,24 +62,26 @@ def decode_fits(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         data = _gunzip(data, limit=max_pixels * 8 * len(SCALES) + 100 * BLOCK)
     index, header = _find_image(data, max_pixels)
     with fits.open(io.BytesIO(data), memmap=False, lazy_load_hdus=True) as hdus:
-        cube = np.asarray(hdus[index].data, dtype=np.float32)
-    planes = cube.reshape(-1, *cube.shape[-2:])
+        cube = np.asarray(hdus[index].data)
+    image = _draw(cube, header)
+    north_down = float(header.get("CD2_2", header.get("CDELT2", 1.0))) < 0
+    return np.ascontiguousarray(image if north_down else image[::-1])
+
+
+def _draw(cube: NDArray[Any], header: fits.Header) -> NDArray[np.uint8]:
+    if cube.dtype == np.uint8 and cube.ndim == 3 and 3 in (cube.shape[0], cube.shape[2]):
+        return cube if cube.shape[2] == 3 else np.moveaxis(cube, 0, 2)  # a picture already
+    planes = cube.reshape(-1, *cube.shape[-2:]).astype(np.float32)
     bands = str(header.get("BANDS", "grz" if len(planes) == len(SCALES) else "")).strip()
     named = {band: plane for band, plane in zip(bands, planes, strict=False) if band in SCALES}
     if named and len(bands) == len(planes):
         for band, plane in named.items():
             _check_coverage(plane, band)
-        image = legacy_survey_rgb(named)
-    elif len(planes) == 1:
+        return legacy_survey_rgb(named)
+    if len(planes) == 1:
         _check_coverage(planes[0], str(header.get("FILTER", "")))
-        image = np.repeat(grey_stretch(planes[0])[..., None], 3, axis=2)
-    else:
-        raise RowError(
-            Status.CORRUPT,
-            f"FITS cube of {len(planes)} planes without a BANDS card naming g, r and z",
-        )
-    north_down = float(header.get("CD2_2", header.get("CDELT2", 1.0))) < 0
-    return np.ascontiguousarray(image if north_down else image[::-1])
+        return np.repeat(grey_stretch(planes[0])[..., None], 3, axis=2)
+    raise RowError(Status.CORRUPT, f"FITS cube of {len(planes)} planes without a BANDS card naming g, r and z")
 
 
 def legacy_survey_rgb(bands: Mapping[str, NDArray[np.float32]]) -> NDArray[np.uint8]:
