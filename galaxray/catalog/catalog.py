@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def open_catalog(
         Whether a position is needed. Without need, a catalogue may have no positions at all, and a row whose
         position is missing stays ``ok``.
     need_path : bool
-        Whether the column with the path of the image is needed.
+        Whether the column with the path of the image is needed. Relative paths are then those beside the catalogue.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def open_catalog(
     files = find_files(uri, storage_options)
     table = open_table(files, config)
     columns = find_columns(uri, table.fields, config, need_coordinates=need_coordinates, need_path=need_path)
-    catalog = Catalog(files, table, columns, config, need_coordinates=need_coordinates)
+    catalog = Catalog(files, table, columns, config, need_coordinates=need_coordinates, anchor_paths=need_path)
     if next(catalog.slices(rows=1, limit=1), None) is None:
         raise CatalogError(f"{uri}: a table with {len(table.fields)} columns but no rows")
     return catalog
@@ -83,7 +84,14 @@ class Catalog:
     """
 
     def __init__(
-        self, files: CatalogFiles, table: Table, columns: Columns, config: CatalogConfig, *, need_coordinates: bool
+        self,
+        files: CatalogFiles,
+        table: Table,
+        columns: Columns,
+        config: CatalogConfig,
+        *,
+        need_coordinates: bool,
+        anchor_paths: bool = False,
     ) -> None:
         self.uri = files.uri
         self.columns = columns
@@ -92,6 +100,7 @@ class Catalog:
         self._files = files
         self._table = table
         self._need_coordinates = need_coordinates
+        self._folder = _folder_of(files.uri) if anchor_paths else None
         self._warned: set[str] = set()
         self._positions = sorted({position for column in _found(columns) for position in column.positions}) or [0]
         if columns.ra is not None and columns.dec is not None:
@@ -210,7 +219,8 @@ class Catalog:
             "error": _with_exceptions(batch.num_rows, None, problems),
         }
         if self.columns.path is not None:
-            columns["path"] = as_text(self._values(batch, self.columns.path), self._label(self.columns.path))
+            paths = as_text(self._values(batch, self.columns.path), self._label(self.columns.path))
+            columns["path"] = _anchored(paths, self._folder)
         if self.columns.pixel_scale is not None:
             columns["pixel_scale_arcsec"] = self._arcsec(batch, self.columns.pixel_scale)
         if self.columns.size is not None:
@@ -257,6 +267,23 @@ class Catalog:
 
     def _values(self, batch: pa.RecordBatch, column: Column) -> pa.Array:
         return batch.column(self._positions.index(column.positions[0]))
+
+
+def _folder_of(uri: str) -> str | None:
+    """Folder that relative paths in a catalogue start from; None for a download, which has no neighbours."""
+    if uri.startswith("s3://"):
+        return uri.rpartition("/")[0]
+    if "://" in uri:
+        return None
+    path = Path(uri).expanduser().absolute()
+    return str(path if path.is_dir() else path.parent)
+
+
+def _anchored(paths: pa.Array, folder: str | None) -> pa.Array:
+    if folder is None:
+        return paths
+    is_absolute = pc.or_(pc.starts_with(paths, "/"), pc.match_substring(paths, "://"))
+    return pc.if_else(is_absolute, paths, pc.binary_join_element_wise(folder, paths, "/"))
 
 
 def _with_exceptions(length: int, usual: str | None, exceptions: dict[int, str]) -> pa.Array:

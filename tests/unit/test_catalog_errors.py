@@ -65,7 +65,7 @@ def test_rows_without_identifier_are_numbered(tmp_path: Path) -> None:
 def test_positions_are_not_needed_for_files(tmp_path: Path) -> None:
     path = write(tmp_path, "path\na.jpg\n\nb.jpg\n")
     table = read(path, need_coordinates=False, need_path=True)
-    assert table["path"] == ["a.jpg", "b.jpg"]
+    assert table["path"] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
     assert table["status"] == ["ok", "ok"]
     assert np.isnan(table["ra_deg"]).all()  # type: ignore[call-overload]
     catalog = open_catalog(path, need_coordinates=False, need_path=True)
@@ -77,7 +77,7 @@ def test_missing_positions_are_fine_for_files_but_wrong_ones_are_not(tmp_path: P
     path = write(tmp_path, "path,ra,dec\na,1,2\nb,,\nc,1,95\n,3,4\n")
     table = read(path, need_coordinates=False, need_path=True)
     assert table["status"] == ["ok", "ok", "bad_coordinates", "ok"]
-    assert table["path"] == ["a", "b", "c", None]
+    assert table["path"] == [*(f"{tmp_path}/{name}" for name in "abc"), None]
     assert read(path)["status"] == ["ok", "bad_coordinates", "bad_coordinates", "ok"]
 
 
@@ -276,7 +276,7 @@ def test_description(tmp_path: Path) -> None:
     assert lines[0] == f"{path}: CSV, rows not counted yet, 4 columns"
     assert lines[1] == "  object_id          OBJID, found by name; first 587727178986356823"
     assert lines[2].startswith("  ra_deg             RA, found by name; first 0.001708333333333")
-    assert lines[4] == "  path               file, found by name; first a.jpg"
+    assert lines[4] == f"  path               file, found by name; first {tmp_path}/a.jpg"
     assert lines[5] == "  1 of the first 2 rows have bad coordinates, e.g. RA '25:00:00' is not an angle"
 
 
@@ -311,3 +311,11 @@ def test_damage_is_always_explained(
             content[int(position * (len(content) - 1))] = value
     with contextlib.suppress(CatalogError):  # and nothing else
         read(write(tmp_path, bytes(content), "damaged"))
+
+
+def test_relative_paths_start_from_the_catalogues_folder(tmp_path: Path) -> None:
+    catalog = tmp_path / "c.csv"
+    catalog.write_text("id,path\na,img/a.jpg\nb,/data/b.jpg\nc,s3://bucket/c.jpg\nd,\n")
+    (rows,) = open_catalog(str(catalog), need_coordinates=False, need_path=True).slices()
+    expected = [f"{tmp_path}/img/a.jpg", "/data/b.jpg", "s3://bucket/c.jpg", None]
+    assert rows["path"].to_pylist() == expected
