@@ -59,8 +59,11 @@ class Fetch:
         self.fetcher = Fetcher(config, share=share)
 
     def __call__(self, batch: Batch) -> Batch:
-        """Add ``image_bytes``, ``image_url``, ``image_sha256``, ``attempts``, ``pixel_scale_arcsec``."""
-        return self.fetcher.fetch(batch)
+        """Add ``image_bytes``, ``image_url``, ``image_sha256``, ``pixel_scale_arcsec``, and to ``attempts``."""
+        fetched = self.fetcher.fetch(batch)
+        if "attempts" in batch:  # of an earlier run, whose failed rows are tried again
+            fetched["attempts"] = fetched["attempts"] + batch["attempts"]
+        return fetched
 
 
 class Decode:
