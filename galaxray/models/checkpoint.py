@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from galaxray.errors import ConfigError, WeightsError
 from galaxray.models.classifier import ClassifierNet, Task
+from galaxray.models.weights import first_line
 from galaxray.trees import DecisionTree, tree_from_labels
 
 __all__ = ["Checkpoint", "load_checkpoint"]
@@ -40,8 +41,7 @@ ZOO = {
     ),
     "layer1.0.conv1.weight": tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
     "stem.conv1.weight": (
-        *(f"maxvit_rmlp_{size}_rw_{pixels}" for size in ("nano", "tiny", "small", "base") for pixels in (224, 256)),
-        *(f"maxvit_{size}_rw_224" for size in ("tiny", "small", "base")),
+        *(f"maxvit_{size}_rw_224" for size in ("rmlp_small", "rmlp_base", "tiny", "small", "base")),
         *(f"maxvit_{size}_tf_224" for size in ("tiny", "small", "base", "large")),
     ),
     "cls_token": tuple(f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")),
@@ -147,7 +147,7 @@ def load_checkpoint(path: Path, arch: str | None = None) -> Checkpoint:
         model.head.linear.load_state_dict({"weight": weight, "bias": bias})
     except RuntimeError as error:
         raise WeightsError(
-            f"the weights of {path} do not fit {model.architecture['arch']}: {_first_line(error)}"
+            f"the weights of {path} do not fit {model.architecture['arch']}: {first_line(error)}"
         ) from None
     return Checkpoint(
         model=model.eval().requires_grad_(False).float(),
@@ -169,9 +169,9 @@ def _unpickle(path: Path) -> dict[str, Any]:
             raise WeightsError(
                 f"{path} is refused: it asks for {asked[1]}, and whatever a model file asks for could run code"
             ) from None
-        raise WeightsError(f"{path} is refused: {_first_line(error)}") from None
+        raise WeightsError(f"{path} is refused: {first_line(error)}") from None
     except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from None
+        raise WeightsError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
@@ -231,7 +231,3 @@ def _tree(path: Path, hparams: Mapping[str, Any]) -> DecisionTree:
     except ConfigError:
         tree["name"] = path.stem
     return DecisionTree.from_dict(tree)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

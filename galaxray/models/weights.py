@@ -130,7 +130,7 @@ def _download(ref: str) -> Path:
             except EntryNotFoundError:
                 continue
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsError(f"{ref} cannot be had from the Hugging Face hub: {error}") from None
+        raise WeightsError(f"{ref} cannot be had from the Hugging Face hub: {first_line(error)}") from None
     raise WeightsError(f"{ref} holds none of {', '.join(file or HUB_FILES)}")
 
 
@@ -187,10 +187,15 @@ def load_model(weights: Path | str, kind: str | None = None) -> tuple[nn.Module,
         module = KINDS[card["kind"]](**card["architecture"])
         module.load_state_dict(state)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}") from None
+        raise WeightsError(f"{path} cannot be read: {first_line(error)}") from None
     except (TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path} does not fit the architecture on its card: {error}") from None
+        raise WeightsError(f"{path} does not fit the architecture on its card: {first_line(error)}") from None
     return module.eval().requires_grad_(False).to(torch.float32), card
+
+
+def first_line(error: BaseException) -> str:
+    """First line of what an error of torch or the hub says; they go on for pages."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _paths(stem: Path) -> tuple[Path, Path]:

@@ -1,0 +1,148 @@
+"""FITS cutouts: orientation, stretch, coverage, and files that lie about their size."""
+
+from __future__ import annotations
+
+import gzip
+import io
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from galaxray.errors import RowError
+from galaxray.images import decode
+from galaxray.schema import Status
+from galaxray.stretch import legacy_survey_rgb
+
+
+def cutout(bands: str = "grz", size: int = 60) -> np.ndarray:
+    """Fluxes in nanomaggies, (band, y, x): a red galaxy below the middle, and noise."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:size, :size]
+    light = np.exp(-np.hypot(x - size / 2, y - size / 4) / 4)
+    scale = {"g": 0.3, "r": 0.8, "i": 1.2, "z": 1.5}
+    return np.stack([scale[b] * light + rng.normal(0, 0.004, light.shape) for b in bands]).astype(np.float32)
+
+
+def to_file(data: np.ndarray, **header: object) -> bytes:
+    file = io.BytesIO()
+    hdu = fits.PrimaryHDU(data)
+    hdu.header.update(header)
+    hdu.writeto(file)
+    return file.getvalue()
+
+
+def assert_refused(data: bytes, status: Status, reason: str, max_pixels: int = 10**6) -> None:
+    with pytest.raises(RowError, match=reason) as caught:
+        decode(data, max_pixels)
+    assert caught.value.status is status
+
+
+def brightest_row(image: np.ndarray) -> int:
+    return int(image.sum(axis=(1, 2)).argmax())
+
+
+def test_north_is_up() -> None:
+    flux = cutout()
+    assert brightest_row(decode(to_file(flux, BANDS="grz", CD2_2=7e-5))) in (44, 45)  # 60 - 1 - 15: row 0 is south
+    assert brightest_row(decode(to_file(flux, BANDS="grz"))) in (44, 45)
+    assert brightest_row(decode(to_file(flux, BANDS="grz", CD2_2=-7e-5))) in (14, 15)
+
+
+def test_stretch_is_the_published_one() -> None:
+    """By hand: sky of no flux, and one bright pixel in each band."""
+    flux = {band: np.zeros((1, 2), np.float32) for band in "grz"}
+    flux["g"][0, 1], flux["r"][0, 1], flux["z"][0, 1] = 0.8, 1.4, 1.9  # 100 units each
+    image = legacy_survey_rgb(flux)
+    low, high = np.arcsinh(-0.5), np.arcsinh(300)
+
+    def expected(units: float) -> int:
+        level = (np.arcsinh(units) - low) / (high - low)
+        colour = np.sin((1 - 1 / 2.5) * np.pi / 2)  # grey: no plane dominates
+        return int(255 * min(level + level * (1 - colour) ** 2 * level, 1))
+
+    assert image[0, 0].tolist() == [expected(0)] * 3
+    assert image[0, 1].tolist() == [expected(100)] * 3
+
+
+def test_planes_and_colours() -> None:
+    centre = decode(to_file(cutout(), BANDS="grz"))[44, 30]
+    assert centre[0] > centre[2]  # z is red, g is blue
+    swapped = decode(to_file(cutout("zrg"), BANDS="zrg"))
+    assert np.abs(swapped.astype(int) - decode(to_file(cutout(), BANDS="grz"))).mean() < 10
+    np.testing.assert_array_equal(decode(to_file(cutout())), decode(to_file(cutout(), BANDS="grz")))
+
+
+def test_bands_that_are_not_drawn() -> None:
+    griz = decode(to_file(cutout("griz"), BANDS="griz"))
+    assert griz[44, 30].min() > 150
+    assert griz.shape == (60, 60, 3)
+
+
+def test_one_band_is_grey() -> None:
+    image = decode(to_file(1000 * cutout("r")[0] + 300, FILTER="r"))  # counts, on a sky of 300
+    assert (image[..., 0] == image[..., 2]).all()
+    assert image[44, 30, 0] == 255
+    assert np.median(image) < 100
+
+
+def test_nan_is_no_flux() -> None:
+    flux = cutout()
+    flux[:, :3] = np.nan
+    image = decode(to_file(flux, BANDS="grz"))
+    assert image[-3:].max() < 30
+
+
+def test_picture_in_a_fits_file() -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode(to_file(rgb, CD2_2=-1.0)), rgb)
+    np.testing.assert_array_equal(decode(to_file(np.moveaxis(rgb, 2, 0))), rgb[::-1])
+
+
+def test_scaled_integers() -> None:
+    file = io.BytesIO()
+    hdu = fits.PrimaryHDU((cutout("r")[0] * 1e4).astype(np.float32))
+    hdu.scale("int16", bscale=0.5, bzero=100)
+    hdu.writeto(file)
+    plain = decode(to_file(cutout("r")[0] * 1e4))
+    assert np.abs(decode(file.getvalue()).astype(int) - plain).mean() < 2
+
+
+def test_image_in_an_extension_and_gzip() -> None:
+    file = io.BytesIO()
+    table = fits.BinTableHDU.from_columns([fits.Column("a", "J", array=[1, 2])])
+    fits.HDUList([fits.PrimaryHDU(), table, fits.ImageHDU(cutout(), fits.Header({"BANDS": "grz"}))]).writeto(file)
+    expected = decode(to_file(cutout(), BANDS="grz"))
+    np.testing.assert_array_equal(decode(file.getvalue()), expected)
+    np.testing.assert_array_equal(decode(gzip.compress(file.getvalue())), expected)
+
+
+def test_blank_bands() -> None:
+    flux = cutout()
+    flux[0, :20] = 0
+    assert_refused(to_file(flux, BANDS="grz"), Status.BLANK, "band g: 33% of the pixels are blank")
+    flux[0, :20] = np.nan
+    assert_refused(to_file(flux, BANDS="grz"), Status.BLANK, "band g: 33% of the pixels are blank")
+    assert_refused(to_file(np.zeros((3, 9, 9), np.float32), BANDS="grz"), Status.BLANK, "100%")
+
+
+def test_truncated() -> None:
+    data = to_file(cutout(), BANDS="grz")
+    for keep in (2880 + 100, len(data) // 2, 2880 + 4 * 60 * 60 * 3 - 1):
+        assert_refused(data[:keep], Status.CORRUPT, "truncated")
+    assert_refused(data[:1000], Status.CORRUPT, "header cannot be read")
+    assert_refused(gzip.compress(data)[:-500], Status.CORRUPT, "gzip file cannot be read")
+
+
+def test_sizes_are_checked_before_memory_is_asked_for() -> None:
+    data = to_file(cutout(), BANDS="grz").replace(b"NAXIS1  =                   60", b"NAXIS1  =           2000000000")
+    assert_refused(data, Status.CORRUPT, "2000000000 x 60 pixels is too large")
+    assert_refused(
+        gzip.compress(to_file(np.zeros((3, 2000, 2000), np.float32))), Status.CORRUPT, "too large when unpacked"
+    )
+    assert_refused(to_file(cutout()), Status.CORRUPT, "60 x 60 pixels is too large", max_pixels=3599)
+
+
+def test_no_image() -> None:
+    assert_refused(to_file(np.zeros(5, np.float32)), Status.CORRUPT, "holds no image")
+    assert_refused(to_file(cutout("griz")), Status.CORRUPT, "4 planes without a BANDS card")
