@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cutout_batches import make_batch, quick_config
-from faulty_service import FaultyService
+from faulty_service import FaultyService, jpeg
 
 from galaxray.batches import Batch
 from galaxray.cutouts import Fetcher
@@ -61,7 +61,7 @@ def test_only_good_answers_are_kept(service: FaultyService, tmp_path: Path, beha
     assert fetch(service, tmp_path, [1.0])[0]["status"][0] == "ok"
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xff\xd8\xff", b"something else"])
+@pytest.mark.parametrize("damage", [b"", b"\xff\xd8\xff", b"something else", jpeg(64)])
 @pytest.mark.parametrize("kind", ["objects", "requests"])
 def test_a_damaged_folder_is_noticed_and_mended(
     service: FaultyService, tmp_path: Path, kind: str, damage: bytes

@@ -246,6 +246,13 @@ def test_threads_share_the_limits(service: FaultyService) -> None:
     assert stats.limiter_wait_s > 0.02
 
 
+def test_requests_in_flight_are_divided(service: FaultyService) -> None:
+    service.behaviour = lambda ask: "slow:0.02"
+    with Fetcher(quick_config(service.url, max_in_flight=5), share=2) as fetcher:
+        fetcher.fetch(make_batch([float(ra) for ra in range(8)]))
+    assert service.peak_in_flight == 2
+
+
 def test_the_rate_is_kept_and_divided(service: FaultyService) -> None:
     with Fetcher(quick_config(service.url, requests_per_s=200), share=2) as fetcher:
         fetcher.fetch(make_batch([float(ra) for ra in range(30)]))

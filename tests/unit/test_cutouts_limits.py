@@ -100,12 +100,23 @@ def test_pauses_without_retry_after_grow_and_start_again_after_an_answer() -> No
 
 
 def test_what_was_in_flight_together_counts_as_one_refusal() -> None:
-    async def refuse_sixteen() -> float:
-        limiter = LocalLimiter(None, 16, pause_s=1, max_pause_s=1000)
-        await send(limiter, 16, takes_s=1, verdict=lambda _: Verdict.REFUSED)
-        return (await send(limiter, 1))[0]
+    async def refuse_sixteen_twice() -> list[float]:
+        clock = asyncio.get_running_loop().time
+        limiter = LocalLimiter(None, 16, pause_s=1, max_pause_s=1000, patience_s=10_000)
+        resumed = []
+        for _ in range(2):
+            for _ in range(16):
+                await limiter.acquire()
+            for _ in range(16):  # the answers come over 0.8 s
+                limiter.release(Verdict.REFUSED)
+                await asyncio.sleep(0.05)
+            await limiter.acquire()
+            resumed.append(clock())
+            limiter.release(Verdict.FAILED)
+        return resumed
 
-    assert run_virtually(refuse_sixteen()) == pytest.approx(1 + 1)
+    # The first pause lasts from 0 to 1, the second, twice as long, from 1 to 3.
+    assert run_virtually(refuse_sixteen_twice()) == pytest.approx([1.0, 3.0])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from galaxray.cutouts.quality import BadImageError, check_image
 from galaxray.schema import Status
 
 MAX_PIXELS = 1_000_000
+EXIF_WITH_END_MARKS = b"Exif\0\0II*\0" + bytes(100) + b"\xff\xd9" * 20  # as a thumbnail has one
 
 
 def encoded(kind: str, size: tuple[int, int] = (60, 40), **options: object) -> bytes:
@@ -34,7 +35,7 @@ def fits_file(*hdus: object) -> bytes:
         encoded("JPEG"),
         encoded("JPEG", progressive=True),
         encoded("JPEG", quality=5, subsampling=2),
-        encoded("JPEG", exif=b"Exif\0\0II*\0" + bytes(100) + b"\xff\xd9" * 20),  # end marks of a thumbnail
+        encoded("JPEG", exif=EXIF_WITH_END_MARKS),
         encoded("JPEG") + b"trailing bytes of a camera",
         encoded("PNG"),
         fits_file(fits.PrimaryHDU(np.zeros((40, 60), np.float32))),
@@ -65,9 +66,12 @@ def test_other_pictures_are_left_to_the_decoder(kind: str) -> None:
     [
         encoded("JPEG"),
         encoded("JPEG", progressive=True),
+        encoded("JPEG", exif=EXIF_WITH_END_MARKS),
         encoded("PNG"),
         fits_file(fits.PrimaryHDU(np.zeros((40, 60), np.float32))),
-        fits_file(fits.PrimaryHDU(), fits.CompImageHDU(np.random.default_rng(0).normal(size=(40, 60)))),
+        fits_file(
+            fits.PrimaryHDU(), fits.CompImageHDU(np.random.default_rng(0).integers(0, 9999, (90, 90), dtype=np.int32))
+        ),
     ],
 )
 def test_every_truncation_is_found(data: bytes) -> None:
