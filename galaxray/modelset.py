@@ -81,15 +81,15 @@ def model_stages(config: RunConfig, names: Sequence[str], device: str, num_threa
         return {}
     from galaxray import models  # loads torch
 
-    precision = config.compute.precision
+    where = (device, config.compute.precision, config.compute.batch_size)
     models.set_num_threads(num_threads)
     stages: dict[str, Stage] = {}
     if "classify" in names:
-        classifier = models.load_classifier(config.classifier.weights, config.classifier, device, precision)
+        classifier = models.load_classifier(config.classifier.weights, config.classifier, *where)
         stages["classify"] = Classify(classifier)
     if "embed" in names:
-        stages["embed"] = Embed(models.load_embedder(config.embedder.weights, device, precision))
+        stages["embed"] = Embed(models.load_embedder(config.embedder.weights, *where))
     if "segment" in names:
-        segmenter = models.load_segmenter(config.segmenter.weights, device, precision)
+        segmenter = models.load_segmenter(config.segmenter.weights, *where)
         stages["segment"] = Segment(segmenter, config.segmenter)
     return stages

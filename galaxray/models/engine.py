@@ -37,6 +37,8 @@ class Engine:
     precision : {"auto", "fp32", "bf16"}
         ``bf16`` computes convolutions and matrix products with 8 bits of mantissa; heads, and what adds up, stay in
         32 bits. ``auto`` is bf16 on a GPU that has it, otherwise fp32.
+    batch_size : int, optional
+        Images per forward pass; what suits the device if left out.
 
     Raises
     ------
@@ -44,7 +46,7 @@ class Engine:
         If there is no such device.
     """
 
-    def __init__(self, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(self, device: str = "auto", precision: str = "auto", batch_size: int | None = None) -> None:
         has_gpu = torch.cuda.is_available()
         if device == "cuda" and not has_gpu:
             raise ConfigError("compute.device is cuda, but torch finds no GPU here")
@@ -53,7 +55,7 @@ class Engine:
         if precision == "auto":
             precision = "bf16" if on_gpu and torch.cuda.is_bf16_supported() else "fp32"
         self.precision = precision
-        self.batch_size = GPU_BATCH if on_gpu else CPU_BATCH
+        self.batch_size = batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
         if on_gpu:
             torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
             torch.backends.cuda.matmul.allow_tf32 = False

@@ -222,7 +222,11 @@ class Segmenter:
 
 
 def load_classifier(
-    refs: Sequence[str], config: ClassifierConfig, device: str = "auto", precision: str = "auto"
+    refs: Sequence[str],
+    config: ClassifierConfig,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
 ) -> Classifier:
     """Load a classifier, or an ensemble of several.
 
@@ -231,7 +235,7 @@ def load_classifier(
     refs : sequence of str
         Model files: Zoobot's ``.ckpt``, ours, ``builtin:NAME`` or ``hf_hub:OWNER/NAME``.
     config : ClassifierConfig
-    device, precision : str
+    device, precision, batch_size
         See `galaxray.models.engine.Engine`.
 
     Raises
@@ -248,10 +252,10 @@ def load_classifier(
     for member in members[1:]:
         if (member.labels, member.view, member.model.head.task) != (first.labels, first.view, first.model.head.task):
             raise ConfigError(f"{first.ref} and {member.ref} make no ensemble: their outputs or views differ")
-    return Classifier(members, config, Engine(device, precision))
+    return Classifier(members, config, Engine(device, precision, batch_size))
 
 
-def load_embedder(ref: str, device: str = "auto", precision: str = "auto") -> Embedder:
+def load_embedder(ref: str, device: str = "auto", precision: str = "auto", batch_size: int | None = None) -> Embedder:
     """Load a variational autoencoder of ours.
 
     Raises
@@ -261,10 +265,10 @@ def load_embedder(ref: str, device: str = "auto", precision: str = "auto") -> Em
     """
     module, card = load_model(resolve(ref), "vae")
     assert isinstance(module, VAE)
-    return Embedder(module, _view(card), card["sha256"], Engine(device, precision))
+    return Embedder(module, _view(card), card["sha256"], Engine(device, precision, batch_size))
 
 
-def load_segmenter(ref: str, device: str = "auto", precision: str = "auto") -> Segmenter:
+def load_segmenter(ref: str, device: str = "auto", precision: str = "auto", batch_size: int | None = None) -> Segmenter:
     """Load a UNet of ours.
 
     Raises
@@ -274,7 +278,7 @@ def load_segmenter(ref: str, device: str = "auto", precision: str = "auto") -> S
     """
     module, card = load_model(resolve(ref), "unet")
     assert isinstance(module, UNet)
-    return Segmenter(module, _view(card), card["sha256"], Engine(device, precision))
+    return Segmenter(module, _view(card), card["sha256"], Engine(device, precision, batch_size))
 
 
 def _load_member(ref: str, config: ClassifierConfig) -> _Member:
