@@ -11,7 +11,6 @@ What each figure means is in the docstrings of galaxray/training/scores.py, and 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from galaxray import posterior
 from galaxray.config import ClassifierConfig
-from galaxray.errors import GalaxrayError
 from galaxray.images import decode
 from galaxray.models.load import load_classifier, load_segmenter
 from galaxray.models.weights import load_model, resolve
 from galaxray.training.dataset import SkyDataset, open_dataset
+from galaxray.training.program import run_program
 from galaxray.training.scores import (
     binary_scores,
     pca_reconstruction_error,
@@ -93,7 +92,7 @@ class Arguments(BaseSettings):
         module, _ = load_model(resolve(f"{self.models}vae"), "vae")
 
         def both(images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-            inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+            inputs = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
             with torch.inference_mode():
                 reconstruction, mean, _ = module(inputs)
             error = (reconstruction - inputs).square().mean(dim=(1, 2, 3))
@@ -183,8 +182,4 @@ def _print(title: str, figures: Scores) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        CliApp.run(Arguments)
-    except GalaxrayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_program(Arguments)

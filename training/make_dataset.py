@@ -10,14 +10,13 @@ Catalogues of different seeds share no galaxy.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from galaxray.errors import GalaxrayError
 from galaxray.training.dataset import DatasetConfig, generate
+from galaxray.training.program import run_program
 
 
 class Arguments(BaseSettings, DatasetConfig):
@@ -51,8 +50,4 @@ class Arguments(BaseSettings, DatasetConfig):
 
 
 if __name__ == "__main__":
-    try:
-        CliApp.run(Arguments)
-    except GalaxrayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_program(Arguments)

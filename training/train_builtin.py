@@ -13,23 +13,22 @@ blocks.
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from galaxray.errors import GalaxrayError
 from galaxray.models.weights import load_model, resolve, save_model
 from galaxray.training.dataset import SkyDataset, open_dataset
 from galaxray.training.loop import LoopConfig, Report, train_loop
-from galaxray.training.tasks import ModelName, SkyTask, make_task
+from galaxray.training.program import run_program
+from galaxray.training.tasks import RECIPES, ModelName, SkyTask, make_task
 
 
-class Arguments(BaseSettings, LoopConfig):
-    """Train one of the models that come with galaxray, on the synthetic sky."""
+class Arguments(BaseSettings):
+    """Train one of the models that come with galaxray, on the synthetic sky. Defaults are the model's recipe."""
 
     model_config = SettingsConfigDict(cli_kebab_case=True, env_prefix="GALAXRAY_TRAIN_", use_attribute_docstrings=True)
 
@@ -45,16 +44,25 @@ class Arguments(BaseSettings, LoopConfig):
     """Model to start from, a path or ``builtin:NAME``, instead of random weights."""
     threads: int | None = None
     """Threads of torch; as many as cores if left out."""
+    epochs: int | None = None
+    """Passes through the training images."""
+    batch_size: int | None = None
+    """Images per step."""
+    learning_rate: float | None = None
+    """Peak of the one-cycle schedule."""
+    seed: int | None = None
+    """Of the initial weights, the order of the images and their augmentation."""
 
     def cli_cmd(self) -> None:
         """Train, with progress, and write the model."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        config = LoopConfig(**self.model_dump(include=set(LoopConfig.model_fields)))
+        given = self.model_dump(include=set(LoopConfig.model_fields), exclude_none=True)
+        config = LoopConfig(**(RECIPES[self.model].model_dump() | given))
         train, validation = open_dataset(self.train), open_dataset(self.validation)
         task = make_task(self.model, train, validation, config.seed)
         if self.start_from:
-            task.finished(task.model).load_state_dict(load_model(resolve(self.start_from))[0].state_dict())
+            task.network.load_state_dict(load_model(resolve(self.start_from))[0].state_dict())
         started = time.monotonic()
         model = task.finished(train_loop(task, config, _print))
         card = _card(self.model, task, config, train, time.monotonic() - started)
@@ -83,8 +91,4 @@ def _card(name: str, task: SkyTask, config: LoopConfig, train: SkyDataset, secon
 
 
 if __name__ == "__main__":
-    try:
-        CliApp.run(Arguments)
-    except GalaxrayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    run_program(Arguments)

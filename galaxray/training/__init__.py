@@ -1,3 +1,3 @@
-"""Training of the models in plain torch: labelled images, losses, a loop, scores. The programs in ``training/`` run it."""
+"""Training of the models in plain torch: labelled images, losses, a loop, scores. Programs are in ``training/``."""
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class LoopConfig(BaseModel):
     """Of AdamW, on matrices and kernels only."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
     """Memory of the averaged weights, per step."""
-    clip: Annotated[float, Field(gt=0)] = 5.0
-    """Largest norm of the gradient."""
+    clip: Annotated[float, Field(gt=0)] = 100.0
+    """Largest norm of the gradient: against single wild batches."""
     seed: int = 0
     """Of the initial weights, the order of the images and their augmentation."""
     bf16: bool = True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["dirichlet_multinomial_loss", "mask_loss"]
+__all__ = ["dirichlet_multinomial_loss", "mask_loss", "multinomial_loss"]
 
 
 def dirichlet_multinomial_loss(concentrations: Tensor, votes: Tensor, groups: Sequence[slice]) -> Tensor:
@@ -37,6 +37,19 @@ def dirichlet_multinomial_loss(concentrations: Tensor, votes: Tensor, groups: Se
     log_probability = torch.lgamma(voters + 1) + torch.lgamma(alpha_sum) - torch.lgamma(voters + alpha_sum) + answers
     # Rounding of lgamma leaves +-1e-5 where nobody voted.
     return -torch.where(voters > 0, log_probability, torch.zeros_like(log_probability)).sum(1)
+
+
+def multinomial_loss(concentrations: Tensor, votes: Tensor, groups: Sequence[slice]) -> Tensor:
+    """Cross-entropy of votes with the expected fractions, summed over votes and questions.
+
+    It is the Dirichlet-multinomial loss of infinitely large concentrations with the same fractions, but for a constant.
+
+    Parameters and result as for `dirichlet_multinomial_loss`.
+    """
+    alpha, counts = concentrations.float(), votes.float()
+    log_alpha = torch.log(alpha)
+    terms = [(counts[:, g] * (alpha[:, g].sum(1, keepdim=True).log() - log_alpha[:, g])).sum(1) for g in groups]
+    return torch.stack(terms, dim=1).sum(1)
 
 
 def mask_loss(logits: Tensor, fractions: Tensor) -> Tensor:

@@ -9,11 +9,20 @@ from scipy import stats
 from galaxray import posterior
 from galaxray.trees import DecisionTree
 
-__all__ = ["binary_scores", "pca_reconstruction_error", "score_masks", "score_reconstruction", "score_votes"]
+__all__ = [
+    "HALF",
+    "MASK_NAMES",
+    "binary_scores",
+    "pca_reconstruction_error",
+    "score_masks",
+    "score_reconstruction",
+    "score_votes",
+]
 
 AGREEMENT = 0.8
 MIN_VOTERS = 10
 MASK_NAMES = ("spiral", "bar")
+HALF = 128  # of 255
 
 
 def score_votes(
@@ -85,29 +94,29 @@ def _balanced(right: npt.NDArray[np.bool_], classes: npt.NDArray[np.integer]) ->
 
 
 def score_masks(
-    predicted: npt.NDArray[np.uint8], volunteers: npt.NDArray[np.uint8], threshold: int = 128
+    predicted: npt.NDArray[np.uint8], volunteers: npt.NDArray[np.uint8], cut: int = HALF
 ) -> dict[str, float]:
-    """Intersection over union of predicted and volunteers' masks, both cut at half of the volunteers.
+    """Intersection over union of predicted masks and those of half of the volunteers.
 
     Parameters
     ----------
     predicted, volunteers : ndarray of uint8, (N, 2, H, W)
         Spiral arms and bar; 255 = every volunteer.
-    threshold : int
-        A pixel belongs to the mask from this value.
+    cut : int
+        A pixel belongs to the predicted mask from this value; to the volunteers', from half of them.
 
     Returns
     -------
     dict
-        For ``spiral`` and ``bar``: ``_iou`` (mean over galaxies in whose volunteers' mask a pixel passes the
-        threshold), ``_pooled-iou`` (of all their pixels together), ``_galaxies`` (how many those are), ``_missed``
+        For ``spiral`` and ``bar``: ``_iou`` (mean over galaxies where half of the volunteers agree on
+        a pixel), ``_pooled-iou`` (of all their pixels together), ``_galaxies`` (how many those are), ``_missed``
         (the share of them where nothing is predicted), ``_false`` (the share of the other galaxies where
         something is).
     """
     scores: dict[str, float] = {}
     for channel, name in enumerate(MASK_NAMES):
-        ours = (predicted[:, channel] >= threshold).reshape(len(predicted), -1)
-        theirs = (volunteers[:, channel] >= threshold).reshape(len(volunteers), -1)
+        ours = (predicted[:, channel] >= cut).reshape(len(predicted), -1)
+        theirs = (volunteers[:, channel] >= HALF).reshape(len(volunteers), -1)
         marked = theirs.any(axis=1)
         both, either = (ours & theirs)[marked].sum(axis=1), (ours | theirs)[marked].sum(axis=1)
         scores[f"{name}_iou"] = float((both / either).mean()) if marked.any() else float("nan")
@@ -128,7 +137,7 @@ def pca_reconstruction_error(
     train, test : ndarray of uint8, (N, ...)
         Images that the components are found on, and images that are reconstructed.
     components : tuple of int
-        Numbers of components.
+        Numbers of components; fewer, where there are fewer training images.
 
     Returns
     -------
@@ -140,12 +149,12 @@ def pca_reconstruction_error(
     flat -= mean
     # few images, many pixels: the eigenvectors of the small Gram matrix give those of the covariance
     values, vectors = np.linalg.eigh(flat @ flat.T)
-    largest = np.argsort(values)[::-1][: max(components)]
+    largest = np.argsort(values)[::-1][: min(max(components), len(train) - 1)]
     basis = (vectors[:, largest] / np.sqrt(values[largest])).T @ flat
     held_out = test.reshape(len(test), -1).astype(np.float32) / 255 - mean
     total = np.square(held_out).sum(axis=1)
     explained = np.cumsum(np.square(held_out @ basis.T), axis=1)
-    return {n: float((total - explained[:, n - 1]).mean() / flat.shape[1]) for n in components}
+    return {n: float((total - explained[:, min(n, len(basis)) - 1]).mean() / flat.shape[1]) for n in components}
 
 
 def score_reconstruction(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from galaxray import posterior
-from galaxray.training.losses import dirichlet_multinomial_loss, mask_loss
+from galaxray.training.losses import dirichlet_multinomial_loss, mask_loss, multinomial_loss
 from galaxray.trees import load_tree
 
 TREE = load_tree("gz_decals_5")
@@ -54,3 +54,15 @@ def test_a_galaxy_without_marks_is_evidence_of_absence() -> None:
     nothing, everything = torch.full_like(empty, -8.0), torch.full_like(empty, 8.0)
     assert float(mask_loss(nothing, empty)) < 0.01
     assert float(mask_loss(everything, empty)) > 5
+
+
+def test_multinomial_loss_is_the_limit_of_large_concentrations() -> None:
+    groups = [slice(0, 3)]
+    votes = torch.tensor([[20.0, 15.0, 5.0], [0.0, 0.0, 40.0]])
+    first, second = torch.tensor([[6.0, 3.0, 1.0]] * 2), torch.tensor([[2.0, 2.0, 6.0]] * 2)
+    large = 1e3
+    expected = dirichlet_multinomial_loss(large * first, votes, groups) - dirichlet_multinomial_loss(
+        large * second, votes, groups
+    )
+    difference = multinomial_loss(first, votes, groups) - multinomial_loss(second, votes, groups)
+    torch.testing.assert_close(difference, expected, rtol=0.05, atol=0.3)
