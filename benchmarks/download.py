@@ -122,8 +122,10 @@ def serving(folder: Path) -> Iterator[str]:
     command = [sys.executable, str(ROOT / "benchmarks" / "static_server.py"), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        yield server.stdout.readline().strip()
-        server.terminate()
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()
 
 
 def download(url: str, folder: Path, images: int) -> dict[str, Any]:
@@ -188,7 +190,7 @@ def run_stream(url: str, folder: Path, images: int) -> Result:
     command = [sys.executable, str(ROOT / "pipelines" / "annotate_catalog.py"), "--stages", "fetch"]
     command += ["--catalog", str(folder / "catalog.csv"), "--output", str(folder / "run")]
     command += ["--cutouts.base-url", url, "--cutouts.size-pixels", str(SIZE_PIXELS)]
-    command += ["--cutouts.requests-per-s", "null", "--cutouts.max-in-flight", str(IN_FLIGHT)]
+    command += ["--cutouts.requests-per-s", "none", "--cutouts.max-in-flight", str(IN_FLIGHT)]
     _, total_s, cpu_s = run_measured(command, stderr=subprocess.DEVNULL)
     summary = json.loads((folder / "run" / "summary.json").read_text())
     return Result(_all(images, summary["by_status"].get("ok", 0)), summary["stream_s"], total_s, cpu_s)
