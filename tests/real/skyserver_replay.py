@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+
 def read_index(folder: Path) -> dict[tuple[str, str], Path]:
     """Recorded pictures by right ascension and declination, as our requests write them."""
     with (folder / "index_dev.csv").open(newline="") as file:
