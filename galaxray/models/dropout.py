@@ -6,6 +6,8 @@ a galaxy comes nor on the device, so that an interrupted run that goes on predic
 
 from __future__ import annotations
 
+import threading
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -13,8 +15,8 @@ from torch.nn.modules.dropout import _DropoutNd
 __all__ = ["Draws", "RowDropout", "make_repeatable"]
 
 
-class Draws:
-    """Which draws the `RowDropout` layers of a model make next.
+class Draws(threading.local):
+    """Which draws the `RowDropout` layers of a model make next, in this thread.
 
     Attributes
     ----------

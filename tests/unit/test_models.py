@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from galaxray import models
 from galaxray.config import ClassifierConfig
 from galaxray.errors import ConfigError, WeightsError
 from galaxray.images import View
+from galaxray.memory import worker_environment
 from galaxray.models.classifier import ClassifierNet
 from galaxray.models.unet import UNet
 from galaxray.models.vae import VAE
@@ -363,3 +367,54 @@ def test_bf16_is_near(ring_model: str) -> None:
 def test_no_gpu(ring_model: str) -> None:
     with pytest.raises(ConfigError, match="finds no GPU"):
         models.load_classifier([ring_model], ClassifierConfig(), "cuda")
+
+
+def test_threads_give_the_same_numbers(ring_model: str) -> None:
+    images = RNG.integers(0, 256, (70, 64, 64, 3), dtype=np.uint8)
+    rows, threads = np.arange(70), torch.get_num_threads()
+    alone = load(ring_model, passes=3).predict(images, rows)
+    try:
+        models.set_num_threads(3)
+        together = load(ring_model, passes=3).predict(images, rows)
+    finally:
+        models.set_num_threads(threads)
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def test_memory_is_kept() -> None:
+    """Big blocks that are freed come back without page faults."""
+    program = """
+import resource, numpy as np
+from galaxray.memory import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [np.ones(400_000) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+first, kept = faults(), keep_freed_memory()
+faults()
+print(kept, first > 20_000, faults() < 1000)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() in (["True", "True", "True"], ["False", "True", "False"]), done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_worker_environment_keeps_memory() -> None:
+    program = """
+import resource, threading, numpy as np
+def use():
+    for _ in range(20):
+        [np.ones(400_000) for _ in range(8)]
+def in_thread():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = threading.Thread(target=use); thread.start(); thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+in_thread()
+print(in_thread() < 1000)
+"""
+    environment = os.environ | worker_environment()
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert done.stdout.strip() == "True", done.stderr
