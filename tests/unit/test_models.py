@@ -322,7 +322,9 @@ def test_ensemble(ring_model: str, tmp_path: Path) -> None:
 
 def test_embedder(tmp_path: Path) -> None:
     vae = VAE(latent_dim=6, size=64, channels=4).eval()
-    model = models.load_embedder(str(save_model(tmp_path / "vae", vae, {"view": {"size": 64, "zoom": 1.2}})), "cpu")
+    model = models.load_embedder(
+        str(save_model(tmp_path / "vae", vae, {"view": {"size": 64, "zoom": 1.2}})), "cpu", "fp32"
+    )
     embedding, error = model.embed(IMAGES)
     assert (model.view, model.dim, embedding.shape, error.shape) == (View(64, 1.2), 6, (11, 6), (11,))
     assert embedding.dtype == error.dtype == np.float32
@@ -338,7 +340,7 @@ def test_segmenter(tmp_path: Path) -> None:
     net = UNet((4, 8), size=64).eval()
     with torch.no_grad():
         net.final.weight.mul_(5)
-    model = models.load_segmenter(str(save_model(tmp_path / "unet", net, {"view": {"size": 64}})), "cpu")
+    model = models.load_segmenter(str(save_model(tmp_path / "unet", net, {"view": {"size": 64}})), "cpu", "fp32")
     masks = model.segment(IMAGES)
     assert (masks.shape, masks.dtype) == ((11, 2, 64, 64), np.uint8)
     with torch.inference_mode():

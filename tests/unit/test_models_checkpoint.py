@@ -78,7 +78,7 @@ def test_test_time_dropout_is_always_on(tmp_path: Path) -> None:
     def predict(passes: int, **hparams: Any) -> np.ndarray:
         path = save(tmp_path, content(**hparams))
         torch.manual_seed(0)
-        return models.load_classifier([str(path)], ClassifierConfig(passes=passes), "cpu").predict(images, rows)
+        return models.load_classifier([str(path)], ClassifierConfig(passes=passes), "cpu", "fp32").predict(images, rows)
 
     always = predict(1, test_time_dropout=True)
     assert not np.allclose(always[0], always[1]), "the same image, but other draws"
