@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -143,8 +144,8 @@ class Arguments(BaseSettings):
 
 
 def _in_batches(
-    images: npt.NDArray[np.uint8], predict: Callable[[npt.NDArray[np.uint8], npt.NDArray[np.int64]], npt.NDArray]
-) -> npt.NDArray:
+    images: npt.NDArray[np.uint8], predict: Callable[[npt.NDArray[np.uint8], npt.NDArray[np.int64]], npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
     starts = range(0, len(images), BATCH)
     rows = np.arange(len(images), dtype=np.int64)
     return np.concatenate([predict(np.ascontiguousarray(images[s : s + BATCH]), rows[s : s + BATCH]) for s in starts])

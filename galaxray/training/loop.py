@@ -81,7 +81,7 @@ def train_loop(task: Task, config: LoopConfig, report: Callable[[str, Report], N
         A copy of the model with averaged weights, in evaluation mode.
     """
     generator = torch.Generator().manual_seed(config.seed)
-    model = task.model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model = task.model.to(memory_format=torch.channels_last).train()
     steps = config.epochs * task.num_batches(config.batch_size)
     optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -102,7 +102,7 @@ def train_loop(task: Task, config: LoopConfig, report: Callable[[str, Report], N
             schedule.step()
             averaged.update_parameters(model)
             step += 1
-            progress.step(step, float(loss.detach()), schedule.get_last_lr()[0])
+            progress.step(step, float(loss.detach()), float(schedule.get_last_lr()[0]))
         report("epoch", {"epoch": epoch + 1, **task.validate(averaged.module.eval())})
     final: nn.Module = averaged.module.eval()
     return final

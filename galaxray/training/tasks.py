@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +90,7 @@ def to_float(images: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(255)
 
 
-class SkyTask:
+class SkyTask(ABC):
     """What the three tasks have in common: images of a data set in random order.
 
     Parameters
@@ -130,9 +131,17 @@ class SkyTask:
         """Give the part of a trained model that is kept."""
         return model
 
+    @abstractmethod
     def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Augmented images of some galaxies, and what the loss needs beside them."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def loss(self, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+        """Mean loss of a batch; ``progress`` goes from 0 to 1 over the whole training."""
+
+    @abstractmethod
+    def validate(self, model: nn.Module) -> Report:
+        """Compute figures of merit on the validation set."""
 
     def evaluation_images(self, batch_size: int = 64) -> Iterator[tuple[slice, Tensor]]:
         """Images of the validation set as they are."""
@@ -147,12 +156,14 @@ class _WithSketch(nn.Module):
     def __init__(self, net: ClassifierNet, layer: int = 3) -> None:
         super().__init__()
         self.net, self.layer = net, layer
-        channels = net.encoder.feature_info[layer]["num_chs"]
+        encoder: Any = net.encoder  # of timm, whose methods type checkers do not see
+        channels = int(encoder.feature_info[layer]["num_chs"])
         self.sketch = nn.Sequential(nn.Conv2d(channels, 2 * 16, 1), nn.PixelShuffle(4))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        final, (inner,) = self.net.encoder.forward_intermediates(images, indices=[self.layer])
-        return self.net.head(self.net.encoder.forward_head(final)), self.sketch(inner)
+        encoder: Any = self.net.encoder
+        final, (inner,) = encoder.forward_intermediates(images, indices=[self.layer])
+        return self.net.head(encoder.forward_head(final)), self.sketch(inner)
 
 
 class ClassifierTask(SkyTask):
@@ -290,7 +301,8 @@ class SegmenterTask(SkyTask):
         scores = {cut: score_masks(predicted, volunteers, cut) for cut in range(64, 161, 8)}
         for channel, name in enumerate(MASK_NAMES):
             best = max(scores, key=lambda cut: np.nan_to_num(scores[cut][f"{name}_iou"]))
-            model.final.bias.data[channel] -= math.log(best / (255 - best))
+            with torch.no_grad():
+                model.final.get_parameter("bias")[channel] -= math.log(best / (255 - best))
         return model
 
     def _predict(self, model: nn.Module) -> npt.NDArray[np.uint8]:
