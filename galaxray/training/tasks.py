@@ -39,7 +39,7 @@ ModelName = Literal["classifier", "vae", "segmenter"]
 RECIPES: dict[ModelName, LoopConfig] = {
     "classifier": LoopConfig(epochs=7, batch_size=32, learning_rate=1.5e-3),
     "vae": LoopConfig(epochs=8, batch_size=64, learning_rate=2e-3),
-    "segmenter": LoopConfig(epochs=10, batch_size=32, learning_rate=2e-3),
+    "segmenter": LoopConfig(epochs=10, batch_size=64, learning_rate=2e-3),
 }
 """How the built-in weights were trained."""
 

@@ -66,3 +66,10 @@ def test_multinomial_loss_is_the_limit_of_large_concentrations() -> None:
     )
     difference = multinomial_loss(first, votes, groups) - multinomial_loss(second, votes, groups)
     torch.testing.assert_close(difference, expected, rtol=0.05, atol=0.3)
+
+
+def test_multinomial_loss_weighs_a_question_by_its_voters() -> None:
+    alpha = torch.tensor([[1.0, 3.0]])
+    per_vote = [float(multinomial_loss(alpha, torch.tensor([[n, n]]), [slice(0, 2)])) / (2 * n) for n in (20, 5)]
+    assert per_vote[1] / per_vote[0] == pytest.approx(50 / 20)
+    assert per_vote[0] == pytest.approx(-(np.log(0.25) + np.log(0.75)) / 2)
