@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from galaxray.errors import ConfigError, WeightsError
-from galaxray.models.classifier import ClassifierNet, Task
+from galaxray.models.classifier import FORBIDDEN_OPTIONS, ClassifierNet, Task
 from galaxray.models.weights import first_line
 from galaxray.trees import DecisionTree, tree_from_labels
 
@@ -128,11 +128,12 @@ def load_checkpoint(path: Path, arch: str | None = None) -> Checkpoint:
         task: Task = "tree" if "1.0.weight" in head else "classes" if "num_classes" in hparams else "regression"
         prefix = "1.0" if task == "tree" else "linear"
         weight, bias = head[f"{prefix}.weight"], head[f"{prefix}.bias"]
+        left_out = FORBIDDEN_OPTIONS | {"in_chans", "num_classes"}  # the weights tell these better
+        options = {name: value for name, value in (hparams.get("timm_kwargs") or {}).items() if name not in left_out}
     except (KeyError, TypeError, AttributeError):
         raise WeightsError(f"{path} is not a checkpoint of Zoobot's tree, classifier or regressor") from None
     if not encoder:
         raise WeightsError(f"{path} holds no encoder")
-    options = {k: v for k, v in dict(hparams.get("timm_kwargs") or {}).items() if k not in ("in_chans", "num_classes")}
     model = ClassifierNet(
         arch=_find_arch(path, hparams, encoder, options, arch),
         outputs=len(bias),

@@ -13,9 +13,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ClassifierNet", "Head", "Task"]
+__all__ = ["FORBIDDEN_OPTIONS", "ClassifierNet", "Head", "Task"]
 
 Task = Literal["tree", "classes", "regression"]
+
+FORBIDDEN_OPTIONS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+"""Of ``timm.create_model``: with these a model file could make it read other files or ask the network."""
 
 
 class Head(nn.Module):
@@ -109,6 +112,8 @@ class ClassifierNet(nn.Module):
             "in_chans": in_chans,
             "encoder_options": dict(encoder_options or {}),
         }
+        if FORBIDDEN_OPTIONS & self.architecture["encoder_options"].keys():
+            raise ValueError(f"encoder_options must hold none of {', '.join(sorted(FORBIDDEN_OPTIONS))}")
         self.encoder: nn.Module = timm.create_model(
             arch,
             pretrained=False,

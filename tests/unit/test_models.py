@@ -63,6 +63,8 @@ def test_classifier_net_tasks() -> None:
     torch.testing.assert_close(unit(images), torch.sigmoid(unit.logits(images)))
     with pytest.raises(ValueError, match="unknown task"):
         ClassifierNet(ARCH, 2, "guess")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="encoder_options must hold none"):
+        ClassifierNet(ARCH, 2, encoder_options={"checkpoint_path": "other.pth"})
 
 
 @pytest.mark.parametrize("size", [16, 64, 256])

@@ -96,6 +96,14 @@ def test_names_of_architectures(tmp_path: Path) -> None:
         assert checkpoint.model.architecture["arch"] == "resnet18"
 
 
+def test_options_of_the_encoder(tmp_path: Path) -> None:
+    """Those that make a different network count; those that fetch other weights do not."""
+    options = {"output_stride": 16, "in_chans": 1, "num_classes": 9, "pretrained": True, "checkpoint_path": "other.pth"}
+    found = load_checkpoint(save(tmp_path, content(timm_kwargs=options))).model.architecture
+    assert found["encoder_options"] == {"output_stride": 16}
+    assert found["in_chans"] == 3
+
+
 def test_greyscale(tmp_path: Path) -> None:
     path = save(tmp_path, content(in_chans=1))
     model = models.load_classifier([str(path)], ClassifierConfig(), "cpu")
