@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from galaxray.models.engine import set_num_threads
-from galaxray.models.load import Classifier, Embedder, Segmenter, load_classifier, load_embedder, load_segmenter
+from galaxray.models.load import load_classifier, load_embedder, load_segmenter
+from galaxray.models.predictors import Classifier, Embedder, Segmenter
 
 __all__ = [
     "Classifier",
