@@ -30,7 +30,7 @@ def quick_config(base_url: str | None = None, **changes: Any) -> CutoutConfig:
         "base_url": base_url,
         "size_pixels": 64,
         "requests_per_s": None,
-        "timeout_s": 2.0,
+        "timeout_s": 30.0,  # a starved machine must not look like a slow service
         "max_attempts": 3,
         "backoff_s": 0.01,
         "max_backoff_s": 1.0,

@@ -31,6 +31,10 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now
 
+    def stall(self, seconds: float) -> None:
+        """Let time pass in which nothing runs, as on a starved machine."""
+        self._jumping.now += seconds
+
 
 def run_virtually(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on virtual time."""

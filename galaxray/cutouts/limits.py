@@ -18,6 +18,10 @@ __all__ = ["Limiter", "LocalLimiter", "ServiceDownError", "Verdict"]
 MIN_FAILURES_OF_AN_OUTAGE = 10
 # Fewer failures in a row say something about the rows, not about the service.
 
+MAX_LATENESS_S = 0.05
+# A turn may be taken so much after its time, in seconds. After a longer stall of the event loop turns are lost, not
+# made up for by a burst.
+
 
 class Verdict(Enum):
     """What a request says about the health of the service."""
@@ -148,7 +152,9 @@ class LocalLimiter:
             if turn <= now:
                 return
             await asyncio.sleep(turn - now)
-            if self._resume_at <= turn and self._next_probe is None:  # else refused meanwhile: queue again
+            was_refused = self._resume_at > turn or self._next_probe is not None
+            is_late = clock() - turn > MAX_LATENESS_S  # so are others, who must not all go at once
+            if not (was_refused or is_late):
                 return
 
     def _give_up_in_an_outage(self, now: float) -> None:

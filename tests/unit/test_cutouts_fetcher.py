@@ -124,7 +124,7 @@ def test_a_service_that_hangs_costs_patience_and_not_the_sum_of_all_waits(servic
     with Fetcher(config) as fetcher:
         found = fetcher.fetch(make_batch([float(ra) for ra in range(400)]))
     assert set(found["status"]) == {"unreachable"}
-    assert time.monotonic() - started < 5  # 400 rows x 4 tries x 0.1 s / 4 in flight would be 40 s
+    assert time.monotonic() - started < 20  # 400 rows x 4 tries x 0.1 s / 4 in flight would be 40 s
 
 
 def test_a_limiter_of_ones_own_is_told_everything(service: FaultyService) -> None:

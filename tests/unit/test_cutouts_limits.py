@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
-from virtual_clock import run_virtually
+from virtual_clock import VirtualClockLoop, run_virtually
 
 from galaxray.cutouts import LocalLimiter, ServiceDownError, Verdict
 from galaxray.schema import Status
@@ -44,6 +45,21 @@ def test_there_is_no_burst_after_a_quiet_time() -> None:
 
     sent = run_virtually(rest_then_send())
     assert sent[-1] - sent[0] == pytest.approx(1.0)
+
+
+def test_a_stalled_event_loop_does_not_make_up_for_it_in_a_burst() -> None:
+    async def stall() -> list[float]:
+        queue = asyncio.create_task(send(LocalLimiter(10, 100), 40))
+        await asyncio.sleep(0.55)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualClockLoop)
+        loop.stall(1.02)
+        return await queue
+
+    sent = run_virtually(stall())
+    assert len(sent) == 40
+    assert min(later - earlier for earlier, later in pairwise(sent)) > 0.05
+    assert sent[-1] == pytest.approx(3.9 + 1.0)  # ten turns are lost, no more
 
 
 def test_no_more_are_in_flight_than_allowed() -> None:
