@@ -50,7 +50,12 @@ def describe_models(config: RunConfig) -> ModelSet:
         match stage:
             case Classify(classifier=model):
                 tree = model.tree.name if model.tree else None
-                record["classifier"] = {"digest": model.digest, "task": model.task, "tree": tree}
+                record["classifier"] = {
+                    "digest": model.digest,
+                    "task": model.task,
+                    "tree": tree,
+                    "precision": model.precision,
+                }
                 passes = f", {config.classifier.passes} passes" if config.classifier.passes > 1 else ""
                 outputs = f"{tree or model.task}, {len(model.labels)} outputs{passes}"
                 what = f"{', '.join(config.classifier.weights)} ({outputs})"

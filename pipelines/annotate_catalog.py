@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import signal
 import sys
 import time
 from collections import Counter
@@ -146,6 +147,8 @@ def _say(text: str) -> None:
 
 def main() -> int:
     """Turn what went wrong into one line and an exit status."""
+    for stop in (signal.SIGINT, signal.SIGTERM):  # also where a parent process ignores SIGINT, as shells do for jobs
+        signal.signal(stop, signal.default_int_handler)
     try:
         return annotate(read_settings(program=Path(__file__).name))
     except GalaxrayError as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galaxray.config import ComputeConfig, RunConfig
+from galaxray.memory import worker_environment
 
 __all__ = ["Resources", "connect", "expected_resources"]
 
@@ -39,7 +40,7 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
-        ray.init(log_to_driver=True)
+        ray.init(log_to_driver=True, runtime_env={"env_vars": worker_environment()})
         try:
             yield _resources()
         finally:
@@ -51,6 +52,9 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
     os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
     # Ray's core calls every actor that Ray Data starts an error on stderr; what ends a run comes as an exception.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Workers inherit the environment. Ray's own way, a runtime_env, would throw away the workers that it starts early.
+    # The programs are not installed: workers find them, as the driver does, in the repository.
+    os.environ.update(PYTHONPATH=str(ROOT), **worker_environment())
     import ray
 
     temp_dir = tempfile.mkdtemp(prefix="gr-", dir="/tmp")  # short: a socket's path has at most 107 bytes
@@ -63,8 +67,6 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
                 log_to_driver=False,
                 logging_level=logging.WARNING,
                 _temp_dir=temp_dir,
-                # The programs are not installed: workers find them, as the driver does, in the repository.
-                runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
             )
         yield _resources()
     finally:

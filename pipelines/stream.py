@@ -27,7 +27,6 @@ from galaxray.batches import Batch, num_rows, pack, unpack
 from galaxray.config import RunConfig
 from galaxray.errors import RunError
 from galaxray.images import View
-from galaxray.memory import worker_environment
 from galaxray.modelset import model_stages
 from galaxray.runs import Run
 from galaxray.schema import to_table
@@ -104,7 +103,7 @@ def annotate(
         for group in [names] if "models" in pools else [[name] for name in names]:
             pool = pools.get("models") or pools[group[0]]
             build = partial(model_stages, config, group, "cuda" if pool.num_gpus else "cpu", pool.num_threads)
-            dataset = _through(dataset, Models, pool, build=build, runtime_env={"env_vars": worker_environment()})
+            dataset = _through(dataset, Models, pool, build=build)
     dataset = _through(dataset, Writing, pools["write"], run=run)
     try:
         for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
@@ -131,9 +130,7 @@ def _explain(error: BaseException) -> str:
     return f"a worker failed with {type(error).__name__}: {text}. What is written is kept: the same command goes on"
 
 
-def _through(
-    dataset: ray.data.Dataset, actor: type, pool: Pool, *, runtime_env: dict[str, Any] | None = None, **arguments: Any
-) -> ray.data.Dataset:
+def _through(dataset: ray.data.Dataset, actor: type, pool: Pool, **arguments: Any) -> ray.data.Dataset:
     """Add a pool of actors to the stream."""
     return dataset.map_batches(
         actor,
@@ -142,7 +139,6 @@ def _through(
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
         udf_modifying_row_count=False,
-        runtime_env=runtime_env,
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.min_actors,
             max_size=pool.max_actors,
