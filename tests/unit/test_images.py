@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from galaxray.errors import RowError
 from galaxray.images import View, decode
@@ -172,3 +172,14 @@ def test_threads() -> None:
         together = list(pool.map(lambda data: view.apply(decode(data)), files * 3))
     for data, seen in zip(files * 3, together, strict=True):
         np.testing.assert_array_equal(seen, view.apply(decode(data)))
+
+
+def test_words_on_black_are_no_galaxy() -> None:
+    # so SkyServer answers outside of its footprint
+    picture = Image.new("RGB", (200, 200))
+    ImageDraw.Draw(picture).text((20, 90), "The coordinates are outside\nthe footprint", fill=(255, 255, 255))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    with pytest.raises(RowError, match="of the pixels are black") as caught:
+        decode(file.getvalue())
+    assert caught.value.status == Status.BLANK
