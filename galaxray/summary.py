@@ -48,7 +48,7 @@ class Tally:
     last: float | None = None
 
     def add(self, rows: int, seconds: Mapping[str, float], started: float) -> None:
-        """Count a finished unit, whose first stage began at ``started`` (Unix time)."""
+        """Count a finished unit, whose models began at ``started`` (Unix time)."""
         self.rows += rows
         self.busy_s.update(seconds)
         self.first = started if self.first is None else min(self.first, started)
@@ -56,7 +56,7 @@ class Tally:
 
     @property
     def stream_s(self) -> float:
-        """From the first stage's first row to the last row written."""
+        """From the first row that reached the models (or the first stage, without them) to the last row written."""
         return self.last - self.first if self.first is not None and self.last is not None else 0.0
 
 

@@ -57,7 +57,7 @@ class UnitReport:
     seconds: dict[str, float]
     """Busy time by stage."""
     started: float
-    """When its first stage began (Unix time)."""
+    """When its models began (Unix time); its first stage, where there are none."""
 
 
 def annotate(
@@ -207,6 +207,11 @@ class Decoding(_Transform):
 
 class Models(_Transform):
     """Runs models on units."""
+
+    def __call__(self, row: Row) -> Row:
+        # The stream's time counts from here: while models load, the first units are fetched and wait.
+        batch, notes = unpack(row["batch"][0])
+        return _packed(*_apply(self.stages, batch, {**notes, "started": time.time()}))
 
 
 class Writing:
