@@ -50,7 +50,7 @@ lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --group dev --universal --no-header --no-annotate \
 		--python-version 3.11 --output-file requirements.lock
 
-bench: $(READY) ## measure speed side by side with zoobot and img2dataset (about half an hour)
+bench: $(READY) ## measure speed side by side with zoobot and img2dataset
 	$(BIN)/python benchmarks/zoobot_inference.py
 	$(BIN)/python benchmarks/download.py
 
