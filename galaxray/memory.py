@@ -1,8 +1,8 @@
 """Keep freed memory in the process.
 
 By default glibc gives every large block back to the system when it is freed, and asks for it again at once: each tensor
-and each picture then costs a page fault per 4 KiB. On a small virtual machine that was half of the time of a network
-(ConvNeXt-Nano on two cores: 31 images/s with the faults, 72 without).
+and each picture then costs a page fault per 4 KiB. On a small virtual machine that slowed a network a lot
+(zoobot with ConvNeXt-Nano on two cores: 33 images/s with the faults, 53 without; docs/performance.md).
 """
 
 from __future__ import annotations
