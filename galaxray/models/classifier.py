@@ -61,7 +61,10 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Concentrations in (1, 101) for a tree, probabilities for classes, values for regression; (N, outputs)."""
-        logits = self.logits(features)
+        return self.activation(self.logits(features))
+
+    def activation(self, logits: Tensor) -> Tensor:
+        """Compute the outputs from `logits`."""
         if self.task == "tree":
             return 100.0 * torch.sigmoid(logits) + 1.0
         if self.task == "classes":

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["dirichlet_multinomial_loss", "mask_loss", "multinomial_loss"]
+__all__ = ["dirichlet_multinomial_loss", "mask_loss", "saturation_loss", "vote_cross_entropy"]
 
 
 def dirichlet_multinomial_loss(concentrations: Tensor, votes: Tensor, groups: Sequence[slice]) -> Tensor:
@@ -39,23 +39,47 @@ def dirichlet_multinomial_loss(concentrations: Tensor, votes: Tensor, groups: Se
     return -torch.where(voters > 0, log_probability, torch.zeros_like(log_probability)).sum(1)
 
 
-def multinomial_loss(concentrations: Tensor, votes: Tensor, groups: Sequence[slice]) -> Tensor:
-    """Cross-entropy of votes with the expected fractions, summed over questions, with more weight on rare voters.
+def vote_cross_entropy(concentrations: Tensor, votes: Tensor, groups: Sequence[slice]) -> Tensor:
+    """Cross-entropy of votes with the expected fractions: mean over all votes on a question, summed over questions.
 
-    Without the weights it is the Dirichlet-multinomial loss of infinitely large concentrations with the same fractions,
-    but for a constant. The weight of a question with N voters is 50 / (N + 10): 1 where all 40 were asked, 2 for 15.
-    Questions far down the tree have few voters, on few galaxies, and would be learned last.
+    Every question counts the same, however few galaxies and volunteers come to it: those far down a decision tree
+    would be learned last, if at all.
 
-    Parameters and result as for `dirichlet_multinomial_loss`.
+    Parameters
+    ----------
+    concentrations, votes : Tensor, (N, answers)
+        Concentrations (> 0) and counts.
+    groups : sequence of slice
+        The answers of each question; without votes in the batch it adds 0.
+
+    Returns
+    -------
+    Tensor, ()
+        For the whole batch: unlike the other losses it has no meaning for one galaxy.
     """
     alpha, counts = concentrations.float(), votes.float()
     log_alpha = torch.log(alpha)
-    terms = []
+    questions = []
     for group in groups:
         surprise = alpha[:, group].sum(1, keepdim=True).log() - log_alpha[:, group]
-        weight = 50 / (counts[:, group].sum(1) + 10)
-        terms.append(weight * (counts[:, group] * surprise).sum(1))
-    return torch.stack(terms, dim=1).sum(1)
+        questions.append((counts[:, group] * surprise).sum() / counts[:, group].sum().clamp(min=1))
+    return torch.stack(questions).sum()
+
+
+def saturation_loss(logits: Tensor, limit: float = 5.0) -> Tensor:
+    """Square of what logits exceed a limit by, summed over answers: 0 where a sigmoid still passes gradients on.
+
+    Parameters
+    ----------
+    logits : Tensor, (N, answers)
+    limit : float
+        At -5 the concentration 100 sigmoid + 1 is 1.7, close to the least.
+
+    Returns
+    -------
+    Tensor, (N,)
+    """
+    return functional.relu(logits.float().abs() - limit).square().sum(1)
 
 
 def mask_loss(logits: Tensor, fractions: Tensor) -> Tensor:

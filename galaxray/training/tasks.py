@@ -18,8 +18,8 @@ from galaxray.models.unet import UNet
 from galaxray.models.vae import VAE
 from galaxray.training.dataset import SkyDataset
 from galaxray.training.loop import LoopConfig, Report
-from galaxray.training.losses import dirichlet_multinomial_loss, mask_loss, multinomial_loss
-from galaxray.training.scores import MASK_NAMES, score_masks
+from galaxray.training.losses import dirichlet_multinomial_loss, mask_loss, saturation_loss, vote_cross_entropy
+from galaxray.training.scores import MASK_NAMES, score_masks, score_votes
 from galaxray.trees import DecisionTree, load_tree
 
 __all__ = [
@@ -161,9 +161,10 @@ class _WithSketch(nn.Module):
         self.sketch = nn.Sequential(nn.Conv2d(channels, 2 * 16, 1), nn.PixelShuffle(4))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the answers, and of the masks."""
         encoder: Any = self.net.encoder
         final, (inner,) = encoder.forward_intermediates(images, indices=[self.layer])
-        return self.net.head(encoder.forward_head(final)), self.sketch(inner)
+        return self.net.head.logits(encoder.forward_head(final)), self.sketch(inner)
 
 
 class ClassifierTask(SkyTask):
@@ -175,11 +176,13 @@ class ClassifierTask(SkyTask):
     """
 
     sketch_weight = 10.0
+    warm_up_weight = 40.0
 
     def __init__(self, model: ClassifierNet, train: SkyDataset, validation: SkyDataset, tree: DecisionTree) -> None:
         super().__init__(model, train, validation)
         self.tree = tree
         self.groups = [slice(q.start, q.stop) for q in tree.questions]
+        self.head = model.head
         self.model = _WithSketch(model)
 
     @property
@@ -196,26 +199,31 @@ class ClassifierTask(SkyTask):
     def loss(self, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         """Negative log-likelihood of the votes, and the error of the sketch; mean over galaxies.
 
-        At first the multinomial likelihood is added, and fades out over the first 60 %: the Dirichlet-multinomial one
-        is content with flat distributions, and takes many times longer to find out what distinguishes galaxies.
+        The likelihood alone gets stuck. Where volunteers agree on each galaxy, but what tells galaxies apart is not
+        seen yet, its best guess is the least concentration, 1, for every answer: at logits so low that the sigmoid
+        passes no gradient on. So over the first 60 % a cross-entropy of the votes is added and fades out, and for as
+        long the logits are kept where the sigmoid still slopes.
         """
         images, votes, masks = batch
-        concentrations, sketch = self.model(images)
-        likelihood = dirichlet_multinomial_loss(concentrations, votes, self.groups)
+        logits, sketch = self.model(images)
+        concentrations = self.head.activation(logits)
+        loss = dirichlet_multinomial_loss(concentrations, votes, self.groups).mean()
         fading = max(0.0, 1 - progress / 0.6)
         if fading:
-            likelihood = likelihood + fading * multinomial_loss(concentrations, votes, self.groups)
-        return likelihood.mean() + self.sketch_weight * mask_loss(sketch, masks).mean()
+            entropy = vote_cross_entropy(concentrations, votes, self.groups)
+            loss = loss + fading * (self.warm_up_weight * entropy + saturation_loss(logits).mean())
+        return loss + self.sketch_weight * mask_loss(sketch, masks).mean()
 
     def validate(self, model: nn.Module) -> Report:
-        """Compute the negative log-likelihood without augmentation."""
-        total = 0.0
+        """Compute the negative log-likelihood, and the errors of vote fractions, without augmentation."""
         net = self.finished(model)
         with torch.inference_mode():
-            for rows, images in self.evaluation_images():
-                votes = torch.from_numpy(np.array(self.validation.votes[rows])).float()
-                total += float(dirichlet_multinomial_loss(net(images), votes, self.groups).sum())
-        return {"validation_loss": total / len(self.validation)}
+            concentrations = torch.cat([net(images) for _, images in self.evaluation_images()])
+        votes = np.asarray(self.validation.votes)
+        loss = dirichlet_multinomial_loss(concentrations, torch.from_numpy(votes.copy()).float(), self.groups)
+        scores = score_votes(concentrations[:, :, None].numpy(), self.tree, votes, self.validation.probabilities)
+        errors = {f"validation_{name}": value for name, value in scores.items() if "mae" in name}
+        return {"validation_loss": float(loss.mean()), **errors}
 
     def finished(self, model: nn.Module) -> nn.Module:
         """Leave the sketch behind."""

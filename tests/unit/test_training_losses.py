@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from galaxray import posterior
-from galaxray.training.losses import dirichlet_multinomial_loss, mask_loss, multinomial_loss
+from galaxray.training.losses import (
+    dirichlet_multinomial_loss,
+    mask_loss,
+    saturation_loss,
+    vote_cross_entropy,
+)
 from galaxray.trees import load_tree
 
 TREE = load_tree("gz_decals_5")
@@ -56,20 +61,23 @@ def test_a_galaxy_without_marks_is_evidence_of_absence() -> None:
     assert float(mask_loss(everything, empty)) > 5
 
 
-def test_multinomial_loss_is_the_limit_of_large_concentrations() -> None:
-    groups = [slice(0, 3)]
-    votes = torch.tensor([[20.0, 15.0, 5.0], [0.0, 0.0, 40.0]])
-    first, second = torch.tensor([[6.0, 3.0, 1.0]] * 2), torch.tensor([[2.0, 2.0, 6.0]] * 2)
-    large = 1e3
-    expected = dirichlet_multinomial_loss(large * first, votes, groups) - dirichlet_multinomial_loss(
-        large * second, votes, groups
-    )
-    difference = multinomial_loss(first, votes, groups) - multinomial_loss(second, votes, groups)
-    torch.testing.assert_close(difference, expected, rtol=0.05, atol=0.3)
+def test_vote_cross_entropy_by_hand() -> None:
+    alpha = torch.tensor([[1.0, 3.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]])
+    votes = torch.tensor([[10, 30, 0, 0], [5, 5, 0, 0]])
+    loss = vote_cross_entropy(alpha, votes, [slice(0, 2), slice(2, 4)])
+    assert float(loss) == pytest.approx(-(10 * np.log(0.25) + 30 * np.log(0.75) + 10 * np.log(0.5)) / 50)
 
 
-def test_multinomial_loss_weighs_a_question_by_its_voters() -> None:
-    alpha = torch.tensor([[1.0, 3.0]])
-    per_vote = [float(multinomial_loss(alpha, torch.tensor([[n, n]]), [slice(0, 2)])) / (2 * n) for n in (20, 5)]
-    assert per_vote[1] / per_vote[0] == pytest.approx(50 / 20)
-    assert per_vote[0] == pytest.approx(-(np.log(0.25) + np.log(0.75)) / 2)
+def test_in_vote_cross_entropy_a_rarely_asked_question_counts_as_much() -> None:
+    alpha = torch.tensor([[1.0, 3.0, 1.0, 3.0]])
+    groups = [slice(0, 2), slice(2, 4)]
+    often = vote_cross_entropy(alpha, torch.tensor([[40, 0, 2, 0]]), groups)
+    assert float(often) == pytest.approx(2 * np.log(4))
+
+
+def test_saturation_loss_pulls_logits_back_from_where_a_sigmoid_is_flat() -> None:
+    logits = torch.tensor([[-9.0, 0.0, 4.9], [7.0, -5.0, 5.0]], requires_grad=True)
+    loss = saturation_loss(logits)
+    torch.testing.assert_close(loss, torch.tensor([16.0, 4.0]))
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    torch.testing.assert_close(gradient, torch.tensor([[-8.0, 0.0, 0.0], [4.0, 0.0, 0.0]]))
