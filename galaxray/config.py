@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 __all__ = [
     "STAGES",
@@ -25,7 +25,17 @@ __all__ = [
 StageName = Literal["fetch", "classify", "embed", "segment"]
 STAGES: tuple[StageName, ...] = ("fetch", "classify", "embed", "segment")
 
-Positive = Annotated[float, Field(gt=0)]
+
+def _in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
+    """Stages in the order in which they run, however they were given."""
+    if len(set(stages)) < len(stages):
+        raise ValueError("a stage is named twice")
+    return tuple(stage for stage in STAGES if stage in stages)
+
+
+Stages = Annotated[tuple[StageName, ...], AfterValidator(_in_order)]
+Address = Annotated[str, Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Rate = Annotated[Positive | None, BeforeValidator(lambda value: None if value == "none" else value)]
 
@@ -93,11 +103,13 @@ class CutoutConfig(Section):
     backoff_s: Positive = 0.5
     """First wait before another try; doubles, with full jitter, up to ``max_backoff_s``."""
     max_backoff_s: Positive = 60.0
-    """Longest wait before another try, also where Retry-After asks for more."""
+    """Longest wait before another try, where the service does not ask for another (Retry-After)."""
     max_bytes: PositiveInt = 64 * 2**20
     """Largest answer that is read."""
     max_pixels: PositiveInt = 64_000_000
     """Largest image that is decoded."""
+    keep: bool = False
+    """Keep each image in the table, as it came: binary column ``image``."""
     cache: str | None = None
     """Folder where answers are kept, by content and by request."""
     contact: str | None = None
@@ -113,10 +125,16 @@ class ClassifierConfig(Section):
     """Monte Carlo dropout passes per model."""
     tree: str | None = None
     """Decision tree, where the model file does not name it; e.g. ``gz_decals_5``."""
+    tree_version: Literal["published", "corrected"] = "published"
+    """After which answers a question is asked, for the proportion asked: as Zoobot codes it, or as volunteers met it."""
     arch: str | None = None
     """timm architecture of a Zoobot checkpoint that neither names it nor is one of Zoobot's model zoo."""
     labels: tuple[str, ...] | None = None
-    """Names of the classes or regression targets, where the model file does not hold them."""
+    """Names of the classes or regression targets, where the model file does not hold them, or holds others."""
+    view_size: PositiveInt | None = None
+    """Width and height in pixels of what the model sees, where it was trained with others than its file or Zoobot's."""
+    view_zoom: Annotated[float | None, Field(ge=1)] = None
+    """Enlargement before that, a ratio of small whole numbers; Zoobot's is 1.2."""
     seed: int = 0
     """Seed of the dropout passes."""
 
@@ -156,23 +174,24 @@ class ComputeConfig(Section):
     """Fraction of a GPU for each model actor."""
     rows_per_unit: PositiveInt | None = None
     """Rows per work unit, the grain of resuming and of output files; by the catalogue's size where left out."""
-    stall_timeout_s: Positive = 600.0
-    """A run without progress for this long ends with an error that names the stage."""
+    stall_timeout_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    """A run without progress for this long ends with an error that names the stage; where left out, 600 s or what a bad
+    service may take for a work unit, whichever is longer."""
 
 
 class RunConfig(Section):
     """Everything that decides what a run does."""
 
-    catalog: str
+    catalog: Address
     """Catalogue: CSV, TSV, ECSV, Parquet (file or folder), FITS table or VOTable; a path, ``s3://`` or ``https://``."""
-    output: str
+    output: Address
     """Run folder: a path or ``s3://``."""
-    stages: tuple[StageName, ...] = STAGES
+    stages: Stages = STAGES
     """What to do, comma separated: fetch,classify,embed,segment."""
     limit: PositiveInt | None = None
     """Only the first rows of the catalogue."""
     max_failed_fraction: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Exit with status 3 if more rows than this failed."""
+    """Exit with status 3 if a larger share of the rows failed; 1.0, the default, lets any number of rows fail."""
     columns: CatalogConfig = CatalogConfig()
     cutouts: CutoutConfig = CutoutConfig()
     classifier: ClassifierConfig = ClassifierConfig()

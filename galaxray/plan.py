@@ -21,12 +21,15 @@ from galaxray.catalog import Catalog
 from galaxray.config import RunConfig
 from galaxray.errors import CatalogError, RunMismatchError
 from galaxray.runs import UNITS_PER_PART, Run, open_run, part_name
-from galaxray.storage import Folder, LocalFolder, open_folder
+from galaxray.storage import Folder, open_folder
 
-__all__ = ["choose_rows_per_unit", "plan_run"]
+__all__ = ["choose_rows_per_unit", "find_run", "plan_run"]
 
 MAX_ROWS_PER_UNIT = 1024
 """Bounds the memory of a unit (1,024 decoded images of 224 px are 154 MB) and what a crash can cost."""
+
+STALE_S = 3600.0
+"""A worker may outlive a killed run for a moment: what is unfinished is not removed before it is this old."""
 
 # Settings that change how a run goes, not what it gives: a run may be continued with others.
 _FREE_SETTINGS: dict[str, frozenset[str]] = {
@@ -72,27 +75,24 @@ def plan_run(
     Raises
     ------
     RunMismatchError
-        If the folder holds a run with other settings, models or catalogue; the message names the keys.
+        As `find_run` does.
     CatalogError
         If the catalogue cannot be read or has no rows.
     """
-    fixed = _fixed_settings(config)
-    fingerprint = catalog.fingerprint()
-    run = open_run(config.output)
-    if run is not None:
-        _require_same(run, fixed, fingerprint, models, config.compute.rows_per_unit)
-        return run
+    run = find_run(config, catalog, models)
     folder = open_folder(config.output)
-    if folder.list("annotations"):
-        raise RunMismatchError(f"{config.output} holds annotations but no run.json: use another --output")
-    if isinstance(folder, LocalFolder):
-        folder.clean()
+    folder.clean(older_than_s=STALE_S)
+    if run is not None:
+        return run
+    fixed = _fixed_settings(config)
+    fingerprint = catalog.fingerprint()  # before it is read: what changes meanwhile must be seen next time
     rows_per_unit, num_rows = _write_catalog(folder, config, catalog, on_rows)
     record = {
         "run_id": f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": fixed,
         "config_digest": _digest(fixed),
+        "settings": config.model_dump(mode="json"),
         "catalog": {"uri": config.catalog, "fingerprint": fingerprint, "rows": num_rows},
         "models": models,
         "rows_per_unit": rows_per_unit,
@@ -102,6 +102,22 @@ def plan_run(
     folder.write("run.json", json.dumps(record, indent=2).encode())
     run = open_run(config.output)
     assert run is not None
+    return run
+
+
+def find_run(config: RunConfig, catalog: Catalog, models: dict[str, Any]) -> Run | None:
+    """The run to go on with, or None if the folder holds none; nothing is written.
+
+    Raises
+    ------
+    RunMismatchError
+        If the folder holds a run with other settings, models or catalogue; the message names the keys.
+    """
+    run = open_run(config.output)
+    if run is not None:
+        _require_same(run, _fixed_settings(config), catalog.fingerprint(), models, config.compute.rows_per_unit)
+    elif open_folder(config.output).list("annotations"):
+        raise RunMismatchError(f"{config.output} holds annotations but no run.json: use another --output")
     return run
 
 
@@ -189,9 +205,11 @@ def _require_same(
     if rows_per_unit not in (None, run.rows_per_unit):
         differences.append(f"compute.rows_per_unit was {run.rows_per_unit}, is {rows_per_unit}")
     if differences:
+        was = run.record["config"]["compute"]["precision"]  # "auto" is settled by the hardware, that another may lack
+        flag = f", here --compute.precision {was}" if was != fixed["compute"]["precision"] else ""
         raise RunMismatchError(
             f"{run.output} holds a run that was made otherwise: {'; '.join(differences)}. "
-            "Use another --output, or the settings of that run to go on with it."
+            f"Use another --output, or the settings of that run to go on with it{flag}."
         )
 
 

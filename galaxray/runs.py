@@ -17,6 +17,7 @@ no other record has to agree with the files.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,8 +38,14 @@ __all__ = ["UNITS_PER_PART", "Run", "UnitRecord", "open_run", "part_name", "unit
 UNITS_PER_PART = 256
 """Units in one file of the checked catalogue: few enough that its footer stays small."""
 
+_IMAGES = frozenset({"image", "jpeg"})
+"""Columns of image files."""
+
 ERROR_KINDS_PER_UNIT = 20
 """Distinct error texts kept for the histogram, so that a million different ones cannot fill the memory."""
+
+
+UNIT_NAME = re.compile(r"unit-(\d{8,})\.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +89,21 @@ class Run:
         return open_folder(self.output)
 
     def done(self) -> list[int]:
-        """Units whose file is there, sorted."""
-        return [_unit_number(name) for name in self.folder.list("annotations") if name.startswith("unit-")]
+        """Units whose file is there, sorted.
+
+        Raises
+        ------
+        RunError
+            If there are other files: who reads the table would take them for a part of it.
+        """
+        units = []
+        for name in self.folder.list("annotations"):
+            match = UNIT_NAME.fullmatch(name)
+            if match and int(match[1]) < self.num_units:
+                units.append(int(match[1]))
+            elif not name.startswith((".", "_")):  # readers of Parquet folders pass over these
+                raise RunError(f"{self.output}/annotations/{name} is no file of this run: remove it and run again")
+        return sorted(units)
 
     def pending(self) -> list[int]:
         """Units still to do, sorted."""
@@ -93,7 +113,7 @@ class Run:
         """What is known of each finished unit, from the footers alone."""
         folder = self.folder
         with ThreadPoolExecutor(16) as threads:  # a footer is one short read: latency, not bandwidth
-            yield from threads.map(lambda unit: _read_record(folder, unit), self.done())
+            yield from threads.map(lambda unit: self._read_record(folder, unit), self.done())
 
     def retryable(self) -> list[int]:
         """Finished units with rows that another try may mend."""
@@ -125,7 +145,7 @@ class Run:
         folder = self.folder
         before = None
         if retry:
-            before = _read_record(folder, unit)
+            before = self._read_record(folder, unit)
             with folder.open(unit_name(unit)) as file:
                 table = _replace_rows(pq.read_table(file), table)
         expected = min(self.rows_per_unit, self.num_rows - unit * self.rows_per_unit)
@@ -151,7 +171,7 @@ class Run:
         Raises
         ------
         RunError
-            If a unit is missing, foreign, or has another number of rows than the catalogue.
+            If a unit is missing, damaged, of another run, or has another number of rows than the catalogue.
         """
         records = list(self.records())
         if [record.unit for record in records] != list(range(self.num_units)):
@@ -160,6 +180,25 @@ class Run:
         if rows != self.num_rows:
             raise RunError(f"{self.output}: {rows} rows are there, the catalogue has {self.num_rows}")
         return records
+
+    def _read_record(self, folder: Folder, unit: int) -> UnitRecord:
+        """What the footer of a unit's file says; RunError if the file is damaged or of another run."""
+        path = f"{self.output}/{unit_name(unit)}"
+        try:
+            with folder.open(unit_name(unit)) as file:
+                metadata = pq.read_metadata(file).metadata
+            record = UnitRecord(**json.loads(metadata[b"galaxray"]))
+            run_id = metadata[b"run_id"].decode()
+        except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
+            reason = (str(error).splitlines() or [""])[0]
+            raise RunError(
+                f"{path} cannot be read ({type(error).__name__}: {reason}): if it is damaged, delete it and run again"
+            ) from error
+        if (run_id, record.unit) != (self.run_id, unit):
+            raise RunError(
+                f"{path} is unit {record.unit} of run {run_id}, not of this run, {self.run_id}: delete it and run again"
+            )
+        return record
 
 
 def unit_name(unit: int) -> str:
@@ -196,19 +235,21 @@ def _replace_rows(old: pa.Table, new: pa.Table) -> pa.Table:
 
 def _parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    # To compress an image once more, or to look for two that are the same, costs time and gains nothing.
+    columns = [table.schema.field(i) for i in range(table.num_columns)]
+    pq.write_table(
+        table,
+        sink,
+        compression={_leaf(field): "none" if field.name in _IMAGES else "zstd" for field in columns},
+        use_dictionary=[_leaf(field) for field in columns if field.name not in _IMAGES],
+    )
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
 
-def _read_record(folder: Folder, unit: int) -> UnitRecord:
-    with folder.open(unit_name(unit)) as file:
-        metadata = pq.read_metadata(file)
-    return UnitRecord(**json.loads(metadata.metadata[b"galaxray"]))
-
-
-def _unit_number(name: str) -> int:
-    return int(name.removeprefix("unit-").removesuffix(".parquet"))
+def _leaf(field: pa.Field) -> str:
+    """Path of a column in a Parquet file."""
+    return f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else str(field.name)
 
 
 def part_name(part: int) -> str:

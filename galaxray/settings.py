@@ -98,7 +98,7 @@ def read_settings(arguments: Sequence[str] | None = None, *, program: str | None
         flags = CliSettingsSource[Any](AnnotateSettings, cli_parse_args=arguments, cli_prog_name=program)()
     except SettingsError as error:
         raise ConfigError(_explain_flags(error, arguments)) from error
-    values = _merge(_read_recipe(flags["config"]), flags) if flags.get("config") else flags
+    values = _merge(_read_recipe(flags["config"]), flags) if flags.get("config") is not None else flags
     try:
         return AnnotateSettings.model_validate(values)
     except ValidationError as error:
@@ -114,6 +114,8 @@ def _spelled(word: str) -> str:
 
 
 def _read_recipe(path: str) -> dict[str, Any]:
+    if not path:
+        raise ConfigError("--config is empty: name a recipe, or leave the flag out")
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

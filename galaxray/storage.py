@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol, cast
 
 from galaxray.errors import ConfigError
 
-__all__ = ["Folder", "LocalFolder", "S3Folder", "open_folder"]
+__all__ = ["Folder", "LocalFolder", "S3Folder", "check_writable", "open_folder"]
+
+PROBE = ".write-probe"
+"""Object that is put and deleted to see whether a prefix can be written to; readers of tables pass over its name."""
 
 
 class Folder(Protocol):
@@ -20,6 +26,12 @@ class Folder(Protocol):
     """
 
     root: str
+
+    def check(self) -> None:
+        """Find out whether files can be written here, leaving nothing behind; ConfigError if not."""
+
+    def clean(self, older_than_s: float = 0.0) -> None:
+        """Remove what killed processes left unfinished, if it is that old."""
 
     def exists(self, name: str) -> bool:
         """Whether a file of this name is there."""
@@ -51,6 +63,19 @@ class LocalFolder:
         self.root = str(Path(root).expanduser().absolute())
         self._root = Path(self.root)
 
+    def check(self) -> None:
+        check_writable(self._root, "output")
+
+    def clean(self, older_than_s: float = 0.0) -> None:
+        path = self._root / ".staging"
+        before = time.time() - older_than_s
+        for staged in path.iterdir() if path.is_dir() else ():
+            with suppress(FileNotFoundError):  # another program may clean, or finish it, at the same time
+                if staged.stat().st_mtime <= before:
+                    staged.unlink()
+        with suppress(OSError):  # something younger is there
+            path.rmdir()
+
     def exists(self, name: str) -> bool:
         return (self._root / name).is_file()
 
@@ -79,10 +104,6 @@ class LocalFolder:
         shutil.move(local, staged)  # a rename, or a copy if it comes from another file system
         staged.replace(target)
 
-    def clean(self) -> None:
-        """Remove what a killed process left unfinished."""
-        shutil.rmtree(self._root / ".staging", ignore_errors=True)
-
     def _staging(self) -> Path:
         path = self._root / ".staging"
         path.mkdir(parents=True, exist_ok=True)
@@ -101,8 +122,30 @@ class S3Folder:
         # The listing cache would hide what other workers have written.
         self._s3 = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
 
+    def check(self) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        probe = f"{self._prefix}/{PROBE}"
+        try:
+            self.exists("run.json")
+            self._s3.pipe_file(probe, b"")
+        except (OSError, BotoCoreError, ClientError, ValueError) as error:
+            reason = "no such bucket" if isinstance(error, FileNotFoundError) else str(error).splitlines()[0]
+            raise ConfigError(
+                f"output {self.root} cannot be written to: {reason}. Credentials and endpoint come from the "
+                "environment (AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL, ...)"
+            ) from error
+        with suppress(PermissionError):  # a run itself never deletes anything
+            self._s3.rm_file(probe)
+
+    def clean(self, older_than_s: float = 0.0) -> None:
+        """A put that was not finished leaves nothing."""
+
     def exists(self, name: str) -> bool:
-        return bool(self._s3.isfile(f"{self._prefix}/{name}"))
+        try:  # isfile() would call a refusal or an outage "no such file"
+            return bool(self._s3.info(f"{self._prefix}/{name}")["type"] == "file")
+        except FileNotFoundError:
+            return False
 
     def list(self, folder: str) -> list[str]:
         try:
@@ -144,6 +187,31 @@ def open_folder(uri: str) -> Folder:
         return S3Folder(uri)
     if "://" in uri:
         raise ConfigError(f"output {uri!r}: a path or s3:// can be written to, not {uri.split('://')[0]}://")
-    if Path(uri).is_file():
+    if Path(uri).expanduser().is_file():
         raise ConfigError(f"output {uri!r} is a file: name a folder")
     return LocalFolder(uri)
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Find out whether files can be written to a local folder, or where it would be made, leaving nothing behind.
+
+    Parameters
+    ----------
+    folder : Path
+        Need not exist.
+    setting : str
+        Its name for the message.
+
+    Raises
+    ------
+    ConfigError
+        If they cannot.
+    """
+    try:
+        place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+        with tempfile.TemporaryFile(dir=place):  # os.access() would say yes to root, for any file system
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{setting} {folder} cannot be written to: {place}: {error.strerror}; name another folder"
+        ) from error

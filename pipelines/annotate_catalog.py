@@ -19,11 +19,12 @@ import psutil
 
 from galaxray.catalog import open_catalog
 from galaxray.config import RunConfig
+from galaxray.cutouts import check_cutouts
 from galaxray.dryrun import dry_run
 from galaxray.errors import GalaxrayError, RunError
 from galaxray.images import View
-from galaxray.modelset import describe_models
-from galaxray.plan import plan_run
+from galaxray.modelset import describe_models, settle_precision
+from galaxray.plan import find_run, plan_run
 from galaxray.progress import RunProgress
 from galaxray.report import write_report
 from galaxray.runs import Run
@@ -40,17 +41,23 @@ def annotate(settings: AnnotateSettings) -> int:
     """Run the program; the exit status."""
     began = time.time()
     config = settings.run_config()
+    # What cannot be used is refused before anything is written.
+    open_folder(config.output).check()
+    source = check_cutouts(config.cutouts)
     catalog = open_catalog(
         config.catalog,
         config.columns,
-        need_coordinates=config.cutouts.source != "files",
-        need_path=config.cutouts.source == "files" and config.cutouts.path_template is None,
+        need_coordinates=not source.required_columns.isdisjoint({"ra_deg", "dec_deg"}),
+        need_path="path" in source.required_columns,
+        anchor_paths=config.cutouts.path_template is None,
     )
-    open_folder(config.output)  # an address that cannot be written to is refused now
+    expected = vars(expected_resources(config))
+    pools = allot(config, **expected)
+    config = settle_precision(config, "cuda" if any(pool.num_gpus for pool in pools.values()) else "cpu")
     models = describe_models(config)
-    pools = allot(config, **vars(expected_resources(config)))  # refuses what cannot fit before anything is written
     if settings.dry_run:
-        print(dry_run(config, catalog, models, describe(pools)))
+        run_there = find_run(config, catalog, models.record)
+        print(dry_run(config, catalog, models, describe(pools, **expected), run_there))
         return 0
     run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog))
     tally = Tally(began=began)

@@ -54,7 +54,8 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Workers inherit the environment. Ray's own way, a runtime_env, would throw away the workers that it starts early.
     # The programs are not installed: workers find them, as the driver does, in the repository.
-    os.environ.update(PYTHONPATH=str(ROOT), **worker_environment())
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ.update(PYTHONPATH=os.pathsep.join(paths), **worker_environment())
     import ray
 
     temp_dir = tempfile.mkdtemp(prefix="gr-", dir="/tmp")  # short: a socket's path has at most 107 bytes

@@ -20,6 +20,8 @@ CORES_PER_CPU_MODEL = 4
 TASK_CPUS = 0.1
 """Logical CPUs of the task that lists work units; it only hands out numbers."""
 
+SIZES = ("min_actors", "max_actors")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
@@ -71,9 +73,8 @@ def allot(config: RunConfig, *, num_cpus: float, num_gpus: float) -> dict[str, P
         "write": Pool(num_cpus=0.1, batches_in_flight=2),
     }
     left = num_cpus - sum(pool.num_cpus for pool in pools.values()) - TASK_CPUS
-    if models:
-        pools["decode"] = _decoders(num_cpus, left, on_gpu)
-        left -= pools["decode"].num_cpus
+    pools["decode"] = _decoders(num_cpus, left, on_gpu)
+    left -= pools["decode"].num_cpus
     for group in groups:
         pools[group] = _models(config, num_cpus, left / len(groups), num_gpus / len(groups), on_gpu)
     return pools
@@ -105,11 +106,18 @@ def _models(config: RunConfig, num_cpus: float, cpus: float, gpus: float, on_gpu
     )
 
 
-def describe(pools: dict[str, Pool]) -> list[str]:
-    """A line per stage for ``--dry-run``."""
-    return [
+def describe(pools: dict[str, Pool], *, num_cpus: float, num_gpus: float) -> list[str]:
+    """A line per stage for ``--dry-run``, and the sums beside what the cluster has."""
+    lines = [
         f"{name:<9} {pool.min_actors}-{pool.max_actors} actors, each {pool.num_cpus:g} CPU"
         + (f", {pool.num_gpus:g} GPU" if pool.num_gpus else "")
         + f", {pool.num_threads} threads, {pool.batches_in_flight} units in flight"
         for name, pool in pools.items()
+    ]
+    cpus = [TASK_CPUS + sum(getattr(pool, size) * pool.num_cpus for pool in pools.values()) for size in SIZES]
+    gpus = [sum(getattr(pool, size) * pool.num_gpus for pool in pools.values()) for size in SIZES]
+    return [
+        *lines,
+        f"sum       {cpus[0]:.3g} to {cpus[1]:.3g} of {num_cpus:g} logical CPUs"
+        f", {gpus[0]:.3g} to {gpus[1]:.3g} of {num_gpus:g} GPUs",
     ]

@@ -36,6 +36,7 @@ def open_catalog(
     *,
     need_coordinates: bool = True,
     need_path: bool = False,
+    anchor_paths: bool = True,
 ) -> Catalog:
     """Open a catalogue: its header is read, its columns are found, its first row is looked at.
 
@@ -52,7 +53,9 @@ def open_catalog(
         Whether a position is needed. Without need, a catalogue may have no positions at all, and a row whose
         position is missing stays ``ok``.
     need_path : bool
-        Whether the column with the path of the image is needed. Relative paths are then those beside the catalogue.
+        Whether the column with the path of the image is needed.
+    anchor_paths : bool
+        Whether needed paths that are relative are those beside the catalogue; otherwise they stay as they stand.
 
     Raises
     ------
@@ -63,7 +66,8 @@ def open_catalog(
     files = find_files(uri, storage_options)
     table = open_table(files, config)
     columns = find_columns(uri, table.fields, config, need_coordinates=need_coordinates, need_path=need_path)
-    catalog = Catalog(files, table, columns, config, need_coordinates=need_coordinates, anchor_paths=need_path)
+    anchor_paths = need_path and anchor_paths
+    catalog = Catalog(files, table, columns, config, need_coordinates=need_coordinates, anchor_paths=anchor_paths)
     if next(catalog.slices(rows=1, limit=1), None) is None:
         raise CatalogError(f"{uri}: a table with {len(table.fields)} columns but no rows")
     return catalog

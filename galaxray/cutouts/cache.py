@@ -20,7 +20,7 @@ from pathlib import Path
 from galaxray.cutouts.answers import Answer, Check, FetchStats, Reader
 from galaxray.errors import ConfigError, RowError
 
-__all__ = ["CachedReader"]
+__all__ = ["CachedReader", "cache_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,8 @@ class CachedReader:
     """
 
     def __init__(self, reader: Reader, folder: str, *, check: Check, stats: FetchStats) -> None:
-        if "://" in folder:
-            raise ConfigError(f"cutouts.cache {folder!r}: the cache is a local folder")
         self._reader = reader
-        self._folder = Path(folder).expanduser()
+        self._folder = cache_folder(folder)
         self._check = check
         self._stats = stats
         self._can_write = True
@@ -103,6 +101,13 @@ class CachedReader:
     def _request(self, address: str) -> Path:
         name = hashlib.sha256(address.encode()).hexdigest()
         return self._folder / "requests" / name[:2] / name
+
+
+def cache_folder(folder: str) -> Path:
+    """Path of the cache; ConfigError if it is not a local one."""
+    if not folder or "://" in folder:
+        raise ConfigError(f"cutouts.cache {folder!r}: the cache is a local folder")
+    return Path(folder).expanduser()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from galaxray.config import RunConfig
 from galaxray.errors import PlanError
-from pipelines.resources import TASK_CPUS, allot
+from pipelines.resources import TASK_CPUS, allot, describe
 
 
 def config(**compute) -> RunConfig:
@@ -28,8 +28,9 @@ def test_models_take_gpus_where_there_are_any():
     assert allot(config(device="cpu"), num_cpus=16, num_gpus=4)["models"].num_gpus == 0
 
 
-def test_downloading_needs_no_decoder():
-    assert set(allot(config(stages=("fetch",)), num_cpus=2, num_gpus=0)) == {"fetch", "write"}
+def test_what_is_only_downloaded_is_decoded_too():
+    """Quality decides the status, whatever the stages."""
+    assert set(allot(config(stages=("fetch",)), num_cpus=2, num_gpus=0)) == {"fetch", "write", "decode"}
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,11 @@ def test_downloading_needs_no_decoder():
 def test_what_cannot_fit_is_refused(compute, resources, message):
     with pytest.raises(PlanError, match=message):
         allot(config(**compute), **resources)
+
+
+def test_a_dry_run_sums_up_what_is_asked_for():
+    pools = allot(config(), num_cpus=16, num_gpus=4)
+    *lines, total = describe(pools, num_cpus=16, num_gpus=4)
+    assert len(lines) == len(pools)
+    assert "of 16 logical CPUs" in total
+    assert "1 to 4 of 4 GPUs" in total

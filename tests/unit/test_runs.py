@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,70 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path):
     (tmp_path / "run" / "annotations" / "x.parquet").write_bytes(b"")
     with pytest.raises(RunMismatchError, match=r"no run\.json"):
         plan(config)
+
+
+def small_run(tmp_path, name: str = "run") -> Run:
+    """Two units, both done."""
+    run = plan(RunConfig(catalog=write_catalog(tmp_path / "c.csv", 40), output=str(tmp_path / name)))
+    for unit in (0, 1):
+        run.commit(unit, finished(run, unit))
+    return run
+
+
+def test_a_unit_of_another_run_is_found(tmp_path):
+    run, other = small_run(tmp_path), small_run(tmp_path, "other")
+    name = "annotations/unit-00000001.parquet"
+    run.folder.write(name, other.folder.read(name))
+    with pytest.raises(RunError, match=rf"{name} is unit 1 of run {other.run_id}, not of this run.*delete it"):
+        run.verify()
+
+
+def test_a_unit_under_another_name_is_found(tmp_path):
+    run = small_run(tmp_path)
+    run.folder.write("annotations/unit-00000001.parquet", run.folder.read("annotations/unit-00000000.parquet"))
+    with pytest.raises(RunError, match=r"unit-00000001.parquet is unit 0 of run"):
+        run.verify()
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", None])
+def test_a_damaged_unit_is_named(tmp_path, content):
+    run = small_run(tmp_path)
+    name = "annotations/unit-00000000.parquet"
+    if content is None:  # a table, but none of ours
+        pq.write_table(finished(run, 0), tmp_path / "run" / name)
+    else:
+        run.folder.write(name, content)
+    with pytest.raises(RunError, match=rf"{name} cannot be read .*delete it and run again"):
+        list(run.records())
+
+
+@pytest.mark.parametrize("name", ["unit-00000001.parquet.crc", "more.parquet", "unit-00000002.parquet"])
+def test_a_foreign_file_among_the_annotations_is_named(tmp_path, name):
+    run = small_run(tmp_path)
+    run.folder.write("annotations/.unit-00000001.parquet.crc", b"")  # readers pass over it, and so do we
+    run.verify()
+    run.folder.write(f"annotations/{name}", b"")
+    with pytest.raises(RunError, match=rf"{name} is no file of this run"):
+        run.pending()
+
+
+def test_run_json_holds_all_settings(tmp_path):
+    config = RunConfig(
+        catalog=write_catalog(tmp_path / "c.csv", 40), output=str(tmp_path / "run"), cutouts={"timeout_s": 7}
+    )
+    run = plan(config)
+    assert RunConfig.model_validate(run.record["settings"]) == config
+    assert plan(config.model_copy(update={"max_failed_fraction": 0.5})).run_id == run.run_id
+
+
+def test_what_a_killed_run_left_unfinished_goes_when_it_is_old(tmp_path):
+    run = small_run(tmp_path)
+    staging = tmp_path / "run" / ".staging"
+    for name, age_s in (("old", 7200), ("young", 0)):
+        (staging / name).write_text("")
+        os.utime(staging / name, (time.time() - age_s,) * 2)
+    plan(RunConfig(catalog=str(tmp_path / "c.csv"), output=run.output))
+    assert [path.name for path in staging.iterdir()] == ["young"]
 
 
 def test_a_limit_takes_the_first_rows(tmp_path):

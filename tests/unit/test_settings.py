@@ -33,6 +33,10 @@ def test_dotted_flags_lists_and_both_spellings():
     assert settings.classifier.weights == ("a.ckpt", "b.ckpt")
 
 
+def test_stages_are_put_in_the_order_in_which_they_run():
+    assert read_settings([*NEEDED, "--stages", "segment,classify,fetch"]).stages == ("fetch", "classify", "segment")
+
+
 def test_no_limit_for_a_service_of_ones_own():
     assert read_settings([*NEEDED, "--cutouts.requests_per_s", "none"]).cutouts.requests_per_s is None
 
@@ -64,6 +68,12 @@ def test_the_environment_changes_nothing(monkeypatch):
         ([*NEEDED, "--stages", "fetch,clasify"], "stages = 'clasify'"),
         ([*NEEDED, "--cutouts.source", "sds"], "'legacysurvey', 'sdss', 'hips' or 'files'"),
         ([*NEEDED, "--config", "none.toml"], "there is no such file"),
+        ([*NEEDED, "--config", ""], "--config is empty"),
+        (["--catalog", "", "--output", "out"], "catalog = '': string should have at least 1 character"),
+        (["--catalog", "a.csv", "--output", ""], "output = ''"),
+        ([*NEEDED, "--stages", "fetch,fetch"], "a stage is named twice"),
+        ([*NEEDED, "--compute.stall_timeout_s", "inf"], "compute.stall_timeout_s = 'inf'"),
+        ([*NEEDED, "--compute.stall_timeout_s", "0.5"], "compute.stall_timeout_s = '0.5'"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_how_to_mend_it(arguments, message):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,45 @@ def test_a_file_is_no_folder(tmp_path):
 
 def test_s3_type(s3_bucket):
     assert isinstance(open_folder(s3_bucket + "/x"), S3Folder)
+
+
+def test_a_check_leaves_nothing_behind(folder, tmp_path):
+    folder.check()
+    assert not (tmp_path / "run").exists()
+    assert folder.list("") == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for output in ("/proc/x/y", tmp_path / "file" / "run"):
+        with pytest.raises(ConfigError, match=f"output {output} cannot be written to") as caught:
+            open_folder(str(output)).check()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_bucket_that_is_not_there_is_refused(s3_bucket):
+    with pytest.raises(ConfigError, match="no such bucket"):
+        open_folder("s3://no-such-bucket-of-galaxray/run").check()
+
+
+def test_a_refusal_of_s3_is_not_an_absent_file(s3_bucket, monkeypatch):
+    folder = open_folder(s3_bucket + "/run")
+
+    def refuse(path: str) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(folder._s3, "info", refuse)
+    with pytest.raises(PermissionError):
+        folder.exists("run.json")
+    with pytest.raises(ConfigError, match="Access Denied"):
+        folder.check()
+
+
+def test_only_what_is_old_enough_is_cleaned(tmp_path):
+    staging = tmp_path / ".staging"
+    staging.mkdir()
+    for name in ("old", "young"):
+        (staging / name).write_text("")
+    os.utime(staging / "old", (time.time() - 7200,) * 2)
+    LocalFolder(str(tmp_path)).clean(older_than_s=3600)
+    assert [path.name for path in staging.iterdir()] == ["young"]
