@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from ray.exceptions import RayError
 
 from galaxray.batches import Batch, num_rows, pack, unpack
 from galaxray.config import RunConfig
+from galaxray.cutouts import longest_fetch_s
 from galaxray.errors import RunError
 from galaxray.images import View
 from galaxray.modelset import model_stages
@@ -86,7 +88,8 @@ def annotate(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run comes as an exception
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # a block is closed after each row, and a row is a unit
-    context.execution_no_progress_timeout_s = int(config.compute.stall_timeout_s)
+    stall_timeout_s = config.compute.stall_timeout_s or max(600.0, longest_fetch_s(config.cutouts, run.rows_per_unit))
+    context.execution_no_progress_timeout_s = math.ceil(stall_timeout_s)
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
 
@@ -109,7 +112,7 @@ def annotate(
         for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
             yield UnitReport(**json.loads(batch["report"][0]))
     except ExecutionTimeoutError as error:
-        raise RunError(_stalled(str(error), config.compute.stall_timeout_s)) from error
+        raise RunError(_stalled(str(error), stall_timeout_s)) from error
     except RayError as error:
         raise RunError(_explain(error)) from error
 

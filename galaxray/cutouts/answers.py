@@ -66,6 +66,6 @@ class FetchStats:
     cached: int = 0
     """Rows answered by the cache folder."""
     limiter_wait_s: float = 0.0
-    """Seconds that requests waited for the limiter, summed over all requests."""
+    """Seconds that requests waited for their turn, summed over all requests."""
     outage: str | None = None
     """Why the service is given up for the moment; None if it is not."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from galaxray.config import CutoutConfig
+from galaxray.cutouts.limits import MAX_RETRY_AFTER_S
 from galaxray.cutouts.sources import make_source
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["Estimate", "estimate", "longest_fetch_s"]
 
 JPEG_BYTES_PER_PIXEL = 0.3  # 256 px colour JPEGs of the Legacy Surveys: 13 to 20 KB
 FITS_HEADER_BYTES = 2 * 2880
@@ -62,6 +63,20 @@ def estimate(config: CutoutConfig, num_rows: int) -> Estimate:
             "you raise --cutouts.requests-per-s, and give it your address (--cutouts.contact)"
         )
     return Estimate(num_rows, num_bytes, seconds, sentence)
+
+
+def longest_fetch_s(config: CutoutConfig, num_rows: int) -> float:
+    """Longest time that fetching so many rows may take at a bad service, in seconds; 0 for files.
+
+    Every row needs all its tries, every try its time-out, and one row waits before each for as long as it may.
+    """
+    if config.source == "files":
+        return 0.0
+    interval_s = config.timeout_s / config.max_in_flight
+    if config.requests_per_s is not None:
+        interval_s = max(interval_s, 1 / config.requests_per_s)
+    longest_wait_s = max(config.max_backoff_s, MAX_RETRY_AFTER_S)
+    return config.max_attempts * (num_rows * interval_s + config.timeout_s + longest_wait_s)
 
 
 def _bytes_of_one(config: CutoutConfig) -> float:

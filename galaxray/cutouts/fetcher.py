@@ -68,7 +68,7 @@ class Fetcher:
         self._source = make_source(config)
         self._stats = FetchStats()
         self._limiter = limiter or _local_limiter(config, share)
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="galaxray-fetch", daemon=True)
         self._thread.start()
         self._closed = False
@@ -228,6 +228,15 @@ class Fetcher:
             logger.exception("cannot fetch %s", place)
             failure = RowError(Status.UNREACHABLE, f"internal error: {type(error).__name__}: {error}")
             return Answer.failed(failure, attempts=1)
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    """The faster event loop where there is one: it is not made for Windows."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _positive(values: NDArray[np.float64]) -> NDArray[np.float64]:

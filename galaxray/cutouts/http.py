@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -13,7 +14,7 @@ from yarl import URL
 from galaxray import __version__
 from galaxray.config import CutoutConfig
 from galaxray.cutouts.answers import Answer, Check, FetchStats
-from galaxray.cutouts.limits import Limiter, ServiceDownError, Verdict
+from galaxray.cutouts.limits import Limiter, Queue, ServiceDownError, Verdict
 from galaxray.cutouts.quality import BadImageError
 from galaxray.cutouts.replies import REDIRECTS, Reply, TryError, follow, image_of, retry_after_s_of, verdict_of
 from galaxray.errors import ConfigError, RowError
@@ -61,6 +62,8 @@ class HttpReader:
         self._limiter = limiter
         self._check = check
         self._stats = stats
+        self._queue = Queue(config.max_in_flight)
+        self._numbers = itertools.count()
         self._clock = asyncio.get_running_loop().time
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),  # the limiter limits
@@ -78,14 +81,18 @@ class HttpReader:
         await self._session.close()
 
     async def read(self, address: str) -> Answer:
-        """Bring one image, trying again where that may help."""
-        attempts = 0
+        """Bring one image, trying again where that may help.
+
+        Who began first comes first, also with another try: or, at a slow service, all rows would be begun and none
+        brought to its end.
+        """
+        number, attempts = next(self._numbers), 0
         while True:
             attempts += 1
             failure: RowError
             retry_after_s = None
             try:
-                body = await self._ask(address)
+                body = await self._ask_in_turn(address, number)
                 dimensions = self._check(body)
                 return Answer(body, dimensions and dimensions.width, attempts)
             except ServiceDownError as down:
@@ -103,8 +110,17 @@ class HttpReader:
         """Wait before the next try: Retry-After, or exponential with full jitter."""
         longest_s, first_s = self._config.max_backoff_s, self._config.backoff_s
         if retry_after_s is not None:
-            return min(retry_after_s, longest_s) + random.uniform(0, first_s)
+            return retry_after_s + random.uniform(0, first_s)
         return random.uniform(0, min(longest_s, first_s * 2.0 ** min(attempts - 1, 30)))
+
+    async def _ask_in_turn(self, address: str, number: int) -> bytes:
+        came = self._clock()
+        await self._queue.enter(number)
+        self._stats.limiter_wait_s += self._clock() - came
+        try:
+            return await self._ask(address)
+        finally:
+            self._queue.leave()
 
     async def _ask(self, address: str) -> bytes:
         """One try: a request and what it is redirected to."""

@@ -7,13 +7,17 @@ shares implements the same protocol.
 from __future__ import annotations
 
 import asyncio
+import heapq
 from enum import Enum
 from typing import Protocol
 
 from galaxray.errors import RowError
 from galaxray.schema import Status
 
-__all__ = ["Limiter", "LocalLimiter", "ServiceDownError", "Verdict"]
+__all__ = ["MAX_RETRY_AFTER_S", "Limiter", "LocalLimiter", "Queue", "ServiceDownError", "Verdict"]
+
+MAX_RETRY_AFTER_S = 600.0
+"""Longest wait that a service can ask for and gets, in seconds. A row that it sends away for longer is given up."""
 
 MIN_FAILURES_OF_AN_OUTAGE = 10
 # Fewer failures in a row say something about the rows, not about the service.
@@ -79,7 +83,7 @@ class LocalLimiter:
     max_in_flight : int
         Most requests in flight.
     pause_s, max_pause_s : float
-        First and longest pause after a refusal, in seconds; the longest also bounds Retry-After.
+        First and longest pause after a refusal, in seconds; Retry-After is obeyed up to `MAX_RETRY_AFTER_S`.
     patience_s : float
         How long nothing but failures is borne before rows are given up without asking, in seconds.
     """
@@ -133,6 +137,8 @@ class LocalLimiter:
         has_lasted = now - self._failing_since >= self._patience_s
         if has_lasted and self._failures_in_a_row >= MIN_FAILURES_OF_AN_OUTAGE and self._next_probe is None:
             self._next_probe = now + self._max_pause_s
+        if self._next_probe is not None:
+            self._next_probe = max(self._next_probe, self._resume_at)
 
     @property
     def outage(self) -> str | None:
@@ -169,9 +175,48 @@ class LocalLimiter:
         in_a_pause = now < self._resume_at
         if not in_a_pause:  # what was in flight when the service began to refuse counts as one refusal
             self._refusals_in_a_row += 1
-        pause_s = self._pause_s * 2.0 ** min(self._refusals_in_a_row - 1, 30)
         if retry_after_s is not None:
-            pause_s = max(retry_after_s, 0.0)
+            pause_s = min(max(retry_after_s, 0.0), MAX_RETRY_AFTER_S)
         elif in_a_pause:
             return
-        self._resume_at = max(self._resume_at, now + min(pause_s, self._max_pause_s))
+        else:
+            pause_s = min(self._pause_s * 2.0 ** min(self._refusals_in_a_row - 1, 30), self._max_pause_s)
+        self._resume_at = max(self._resume_at, now + pause_s)
+
+
+class Queue:
+    """Room for so many at a time; of those who wait, the one with the lowest number comes first.
+
+    A row that comes back for another try keeps its number, so that it is not sent behind all rows that have not begun.
+
+    Parameters
+    ----------
+    room : int
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    async def enter(self, number: int) -> None:
+        """Wait for room; no two may wait with the same number."""
+        if self._room > 0:
+            self._room -= 1
+            return
+        called = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (number, called))
+        try:
+            await called
+        except BaseException:
+            if called.done() and not called.cancelled():  # called and cancelled in the same turn of the event loop
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Make room for the next."""
+        while self._waiting:
+            _, called = heapq.heappop(self._waiting)
+            if not called.done():
+                called.set_result(None)
+                return
+        self._room += 1

@@ -5,7 +5,7 @@ answer                                 status             tries
 =====================================  =================  ============================================
 200 with a good image                  ok                 1
 404, 410                               not_covered        1
-429, 503                               throttled          ``max_attempts``, Retry-After honoured
+429, 503                               throttled          ``max_attempts``; 1 if Retry-After is too long
 other 5xx, 408, 425                    unreachable        ``max_attempts``
 no connection, time-out, cut body      unreachable        ``max_attempts``
 401, 403, 407, 451                     unreachable        1: refused for now, another day it may not be
@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from yarl import URL
 
-from galaxray.cutouts.limits import Verdict
+from galaxray.cutouts.limits import MAX_RETRY_AFTER_S, Verdict
 from galaxray.cutouts.quality import BadImageError
 from galaxray.errors import RowError
 from galaxray.schema import Status
@@ -105,7 +105,10 @@ def image_of(reply: Reply, max_bytes: int) -> bytes:
     if code in NOT_COVERED:
         raise TryError(Status.NOT_COVERED, what, max_tries=1)
     if code in THROTTLED:
-        raise TryError(Status.THROTTLED, what, retry_after_s=retry_after_s_of(reply.headers))
+        retry_after_s = retry_after_s_of(reply.headers)
+        if retry_after_s is not None and retry_after_s > MAX_RETRY_AFTER_S:
+            raise TryError(Status.THROTTLED, f"{what}: Retry-After {retry_after_s:.0f} s", max_tries=1)
+        raise TryError(Status.THROTTLED, what, retry_after_s=retry_after_s)
     if code >= 500 or code in MOMENTARY:
         raise TryError(Status.UNREACHABLE, what)
     if code in FORBIDDEN:

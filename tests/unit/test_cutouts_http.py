@@ -160,13 +160,29 @@ def test_a_date_far_ahead_by_the_servers_own_clock_is_a_short_wait(service: Faul
     assert time.monotonic() - started < 30
 
 
-@pytest.mark.parametrize("behaviour", ["429:100000", "429:-5", "429:soon", "429:9999999999999"])
-def test_retry_after_is_capped_and_its_nonsense_survived(service: FaultyService, behaviour: str) -> None:
+@pytest.mark.parametrize("behaviour", ["429:-5", "429:soon", "429:9999999999999"])
+def test_nonsense_in_retry_after_is_survived(service: FaultyService, behaviour: str) -> None:
     service.behaviour = lambda ask: behaviour if ask.attempt == 1 else "ok"
     started = time.monotonic()
     with Fetcher(quick_config(service.url, max_backoff_s=0.2)) as fetcher:
         assert fetcher.fetch(make_batch([150.0]))["status"][0] == "ok"
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("behaviour", ["429:100000", "503:601"])
+def test_a_row_that_is_sent_away_for_too_long_is_not_asked_for_again(service: FaultyService, behaviour: str) -> None:
+    service.behaviour = lambda ask: behaviour
+    with Fetcher(quick_config(service.url)) as fetcher:
+        batch = fetcher.fetch(make_batch([150.0]))
+    assert (batch["status"][0], batch["attempts"][0]) == ("throttled", 1)
+    assert batch["error"][0].endswith(f"Retry-After {behaviour[4:]} s")
+
+
+def test_retry_after_is_obeyed_beyond_the_longest_backoff(service: FaultyService) -> None:
+    service.behaviour = lambda ask: "429:2" if ask.attempt == 1 else "ok"
+    with Fetcher(quick_config(service.url, max_backoff_s=0.2)) as fetcher:
+        assert fetcher.fetch(make_batch([150.0]))["status"][0] == "ok"
+    assert service.asks[1].time - service.asks[0].time >= 2
 
 
 def test_the_service_learns_who_asks(service: FaultyService) -> None:

@@ -10,6 +10,7 @@ import pytest
 from virtual_clock import VirtualClockLoop, run_virtually
 
 from galaxray.cutouts import LocalLimiter, ServiceDownError, Verdict
+from galaxray.cutouts.limits import Queue
 from galaxray.schema import Status
 
 
@@ -74,7 +75,9 @@ def test_slow_answers_do_not_raise_the_rate_later() -> None:
     assert in_a_second <= 10
 
 
-@pytest.mark.parametrize(("retry_after_s", "resumes_at"), [(7.0, 7.0), (None, 0.5), (1e9, 60.0), (-3.0, 0.0)])
+@pytest.mark.parametrize(
+    ("retry_after_s", "resumes_at"), [(7.0, 7.0), (None, 0.5), (90.0, 90.0), (1e9, 600.0), (-3.0, 0.0)]
+)
 def test_a_refusal_pauses_everybody(retry_after_s: float | None, resumes_at: float) -> None:
     async def refuse_one() -> list[float]:
         limiter = LocalLimiter(None, 100, pause_s=0.5, max_pause_s=60)
@@ -227,3 +230,59 @@ def test_a_cancelled_wait_gives_its_place_back() -> None:
         return await send(limiter, 1)
 
     assert run_virtually(cancel()) == pytest.approx([2.0])
+
+
+def test_a_service_that_asks_for_quiet_is_not_probed_before_its_time() -> None:
+    async def refuse_for_long() -> None:
+        limiter = LocalLimiter(None, 100, max_pause_s=60, patience_s=0)
+        for _ in range(10):
+            await limiter.acquire()
+        for _ in range(10):
+            limiter.release(Verdict.REFUSED, 500.0)
+        assert limiter.outage is not None
+        await asyncio.sleep(499)
+        with pytest.raises(ServiceDownError):
+            await limiter.acquire()
+        await asyncio.sleep(2)
+        await limiter.acquire()
+
+    run_virtually(refuse_for_long())
+
+
+def test_who_comes_back_comes_before_those_who_have_not_begun() -> None:
+    async def three_tries_each() -> list[int]:
+        queue, done = Queue(2), []
+
+        async def row(number: int) -> None:
+            for _ in range(3):
+                await queue.enter(number)
+                await asyncio.sleep(1)
+                queue.leave()
+                await asyncio.sleep(0.5)
+            done.append(number)
+
+        await asyncio.gather(*(row(number) for number in range(20)))
+        assert asyncio.get_running_loop().time() == pytest.approx(30, abs=3)  # and the waits of one are used by others
+        return done
+
+    done = run_virtually(three_tries_each())
+    assert all(abs(place - number) <= 2 for place, number in enumerate(done))
+
+
+def test_a_cancelled_wait_in_the_queue_leaves_room() -> None:
+    async def cancel() -> None:
+        queue = Queue(1)
+        await queue.enter(0)
+        waiting = [asyncio.create_task(queue.enter(number)) for number in (1, 2)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        queue.leave()
+        await asyncio.wait_for(waiting[1], 1)
+        waiting.append(asyncio.create_task(queue.enter(3)))
+        await asyncio.sleep(0)
+        queue.leave()  # calls it ...
+        waiting[2].cancel()  # ... and it is cancelled before it comes
+        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.wait_for(queue.enter(4), 1)
+
+    run_virtually(cancel())
