@@ -50,7 +50,7 @@ class CatalogConfig(Section):
     """How to read the catalogue. What is left out is found by common names and UCDs."""
 
     format: Literal["auto", "csv", "tsv", "ecsv", "parquet", "fits", "votable"] = "auto"
-    """File format; ``auto`` goes by the content, then by the name."""
+    """File format; ``auto`` goes by the content."""
     id_column: str | None = None
     """Column with the object's identifier."""
     ra_column: str | None = None
@@ -64,7 +64,7 @@ class CatalogConfig(Section):
     size_column: str | None = None
     """Column with the width of each row's cutout on the sky, in arcsec."""
     angle_unit: Literal["auto", "deg", "rad", "hourangle"] = "auto"
-    """Unit of right ascension; ``auto`` goes by unit and content."""
+    """Unit of the coordinates (with ``hourangle`` declination is in degrees); ``auto`` goes by unit and content."""
     hdu: int | str | None = None
     """FITS extension with the table; the first table otherwise."""
 
@@ -93,7 +93,7 @@ class CutoutConfig(Section):
     path_template: str | None = None
     """Path of each image for source ``files``, e.g. ``images/{object_id}.jpg`` or ``s3://b/{object_id:.4}/{object_id}.png``."""
     requests_per_s: Rate = 10.0
-    """Requests per second to a service, all workers together; ``none`` for a service of your own."""
+    """Requests per second to a service, all workers together; ``none`` lifts the limit, for a service of your own."""
     max_in_flight: PositiveInt = 16
     """Requests in flight to a service, all workers together."""
     timeout_s: Positive = 30.0
@@ -126,7 +126,7 @@ class ClassifierConfig(Section):
     tree: str | None = None
     """Decision tree, where the model file does not name it; e.g. ``gz_decals_5``."""
     tree_version: Literal["published", "corrected"] = "published"
-    """After which answers a question is asked, for the proportion asked: as Zoobot codes it, or as volunteers met it."""
+    """Which answers lead to a question, for the proportion asked: as Zoobot codes it, or as volunteers met it."""
     arch: str | None = None
     """timm architecture of a Zoobot checkpoint that neither names it nor is one of Zoobot's model zoo."""
     labels: tuple[str, ...] | None = None
@@ -163,7 +163,8 @@ class ComputeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes GPUs if the cluster has any."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the models."""
+    """Arithmetic of the models. ``auto`` is ``bf16`` where the hardware has it (faster; moves the vote fractions of the
+    built-in classifier by 0.0007 in the mean), otherwise ``fp32``."""
     batch_size: PositiveInt | None = None
     """Images per forward pass; by device where left out."""
     num_cpus: PositiveInt | None = None

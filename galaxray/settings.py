@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import sys
 import tomllib
+from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +39,11 @@ class AnnotateSettings(RunConfig, BaseSettings):
       annotate_catalog.py --config configs/laptop.toml --catalog s3://bucket/cat.parquet --output s3://bucket/run1
       annotate_catalog.py --catalog list.csv --output out --cutouts.source files
 
-    Exit status: 0 done; 3 done, but more rows failed than --max-failed-fraction; 2 bad input or settings; 1 any other
-    failure.
+    Dashes and underscores mean the same in a flag. A flag with several values takes them separated by commas, or is
+    given several times.
+
+    Exit status: 0 done; 3 done, but a larger share of the rows failed than --max-failed-fraction (by default any share
+    may fail); 2 bad input or settings; 1 any other failure.
     """
 
     config: str | None = Field(None, description="Recipe (TOML) with these same keys; flags win over it.")
@@ -76,6 +81,25 @@ class AnnotateSettings(RunConfig, BaseSettings):
 AnnotateSettings.__doc__ = inspect.cleandoc(AnnotateSettings.__doc__ or "")
 
 
+METAVARS = {
+    "catalog": "PATH",
+    "output": "FOLDER",
+    "config": "FILE",
+    "stages": "STAGE[,STAGE...]",
+    "cutouts.requests_per_s": "{NUMBER,none}",
+}
+TYPES = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "{int,str}": "TEXT", "tuple[str,...]": "TEXT[,TEXT...]"}
+
+
+def _add_argument(parser: ArgumentParser, *flags: str, **how: Any) -> Any:
+    """Add a flag with a help for people: plain names of types, no markup, no default where there is none."""
+    text = how["help"].replace("``", "").replace(" (default: None)", "")
+    text = re.sub(r"\(default: \((.*?),?\)\)", lambda match: f"(default: {match[1]})".replace("'", ""), text)
+    if "metavar" in how:
+        how["metavar"] = METAVARS.get(how["dest"], TYPES.get(how["metavar"], how["metavar"]))
+    return parser.add_argument(*flags, **{**how, "help": text})
+
+
 def read_settings(arguments: Sequence[str] | None = None, *, program: str | None = None) -> AnnotateSettings:
     """Read flags, and the recipe that ``--config`` names.
 
@@ -95,7 +119,9 @@ def read_settings(arguments: Sequence[str] | None = None, *, program: str | None
     """
     arguments = [_spelled(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     try:
-        flags = CliSettingsSource[Any](AnnotateSettings, cli_parse_args=arguments, cli_prog_name=program)()
+        flags = CliSettingsSource[Any](
+            AnnotateSettings, cli_parse_args=arguments, cli_prog_name=program, add_argument_method=_add_argument
+        )()
     except SettingsError as error:
         raise ConfigError(_explain_flags(error, arguments)) from error
     values = _merge(_read_recipe(flags["config"]), flags) if flags.get("config") is not None else flags

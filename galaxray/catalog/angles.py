@@ -83,7 +83,7 @@ class Angles:
 
 
 def notation(role: Literal["ra", "dec"], unit: str | None, flag: AngleUnit, what: str) -> Notation:
-    """How to read a column, from its unit in the file and the flag ``--columns.angle-unit``.
+    """How to read a column, from its unit in the file and the flag ``--columns.angle_unit``.
 
     Sexagesimal right ascensions are hours unless the flag says degrees; sexagesimal declinations are degrees.
 
@@ -218,7 +218,7 @@ def _parse_unit(text: str | None, what: str) -> u.UnitBase:
     plain = text.strip().strip("\"'").lower()
     unit = _UNIT_SPELLINGS.get(plain) or u.Unit(plain, parse_strict="silent")
     if not unit.is_equivalent(u.deg):
-        raise CatalogError(f"{what} has the unit {text!r}, which is no angle; give --columns.angle-unit")
+        raise CatalogError(f"{what} has the unit {text!r}, which is no angle; give --columns.angle_unit")
     return unit
 
 

@@ -227,7 +227,7 @@ class _Finder:
         nearest = list(dict.fromkeys(near))[:4]
         shown = ", ".join(columns[:40]) + (f" and {len(columns) - 40} more" if len(columns) > 40 else "")
         hint = f"; nearest: {', '.join(nearest)}" if nearest else ""
-        flag = f"--columns.{role.replace('_', '-')}-column"
+        flag = f"--columns.{role}_column"
         return CatalogError(f"{self.uri}: no {what}{hint}; name it with {flag}; columns found: {shown}")
 
     def _column(self, position: int, found_by: Literal["flag", "UCD", "name"]) -> Column:

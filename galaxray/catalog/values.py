@@ -18,16 +18,22 @@ SENTINELS = (-99.0, -999.0, -9999.0, -99999.0)
 
 _EXACT_INTEGERS = {16: 2**11, 32: 2**24, 64: 2**53}  # by width of a float: from here on it skips integers
 _NUMBER = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$"
-_ID_FLAG = "--columns.id-column"
+# Written from a float: with a sign, 5.87e+17; or of 16 digits and more, where 5e17 may be an identifier in hex.
+_FROM_FLOAT = (
+    r"^[0-9](?:\.[0-9]+[eE]\+[0-9]+|(?:\.[0-9]*)?[eE]\+(?:1[5-9]|[2-9][0-9])|\.[0-9]*[eE](?:1[5-9]|[2-9][0-9]))$"
+)
+_ID_FLAG = "--columns.id_column"
 
 
 def decode(array: pa.Array, what: str) -> pa.Array:
-    """Undo dictionary encoding, and take bytes for text; nothing else changes."""
+    """Undo dictionary encoding and views, and take bytes for text; nothing else changes."""
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    if pa.types.is_fixed_size_binary(array.type):
+    if pa.types.is_string_view(array.type):
+        array = array.cast(pa.string())
+    if pa.types.is_fixed_size_binary(array.type) or pa.types.is_binary_view(array.type):
         array = array.cast(pa.binary())
     if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
         try:
@@ -99,10 +105,11 @@ def parse_numbers(text: pa.StringArray) -> NDArray[np.float64]:
         return to_float64(pc.replace_substring_regex(pc.if_else(number, text, None), r"^\+", ""))
 
 
-def as_identifiers(array: pa.Array, what: str) -> pa.StringArray:
+def as_identifiers(array: pa.Array, what: str, first_row: int = 0) -> pa.StringArray:
     """Any array of identifiers as text; missing ones are null.
 
     Integers of any width are exact. Floats are written as integers as long as they can hold every integer.
+    ``first_row`` is the row of the first value, for messages.
 
     Raises
     ------
@@ -111,11 +118,11 @@ def as_identifiers(array: pa.Array, what: str) -> pa.StringArray:
     """
     array = decode(array, what)
     if pa.types.is_floating(array.type):
-        return _integral_identifiers(array, what)
+        return _integral_identifiers(array, what, first_row)
     text = as_text(array, what)
-    damaged = pc.match_substring_regex(text, r"^[0-9]\.[0-9]+[eE]\+[0-9]+$")
-    if pc.any(damaged).as_py():
-        raise _damaged(what, text.filter(damaged)[0].as_py())
+    damaged = pc.index(pc.match_substring_regex(text, _FROM_FLOAT), True).as_py()
+    if damaged >= 0:
+        raise _damaged(what, first_row + damaged, text[damaged].as_py())
     return text
 
 
@@ -124,7 +131,7 @@ def to_float64(array: pa.Array) -> NDArray[np.float64]:
     return np.array(array.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
-def _integral_identifiers(array: pa.Array, what: str) -> pa.StringArray:
+def _integral_identifiers(array: pa.Array, what: str, first_row: int) -> pa.StringArray:
     values = to_float64(array)
     present = np.isfinite(values)
     exact_below = _EXACT_INTEGERS[array.type.bit_width]
@@ -134,12 +141,13 @@ def _integral_identifiers(array: pa.Array, what: str) -> pa.StringArray:
         example = float(values[fractional][0])
         raise CatalogError(f"{what} holds {example!r}, which is no identifier: name another column with {_ID_FLAG}")
     if damaged.any():
-        raise _damaged(what, f"{float(values[damaged][0]):.17g}")
+        position = int(np.flatnonzero(damaged)[0])
+        raise _damaged(what, first_row + position, f"{float(values[position]):.17g}")
     return pa.array(np.where(present, values, 0).astype(np.int64), mask=~present).cast(pa.string())
 
 
-def _damaged(what: str, example: str) -> CatalogError:
+def _damaged(what: str, row: int, example: str) -> CatalogError:
     return CatalogError(
-        f"{what} holds {example}: identifiers that have passed through a float have lost digits; "
+        f"{what} holds {example} in row {row}: identifiers that have passed through a float have lost digits; "
         f"take them from the source as text or 64-bit integers, or name another column with {_ID_FLAG}"
     )

@@ -59,8 +59,8 @@ def estimate(config: CutoutConfig, num_rows: int) -> Estimate:
     if seconds > LONG_S:
         sentence += (
             ". Faster: images that you have or cut yourself from the survey's coadded bricks, on disk or S3 "
-            "(--cutouts.source files), or a mirror of the service (--cutouts.base-url). Ask a public service before "
-            "you raise --cutouts.requests-per-s, and give it your address (--cutouts.contact)"
+            "(--cutouts.source files), or a mirror of the service (--cutouts.base_url). Ask a public service before "
+            "you raise --cutouts.requests_per_s, and give it your address (--cutouts.contact)"
         )
     return Estimate(num_rows, num_bytes, seconds, sentence)
 

@@ -102,7 +102,7 @@ class Fetcher:
         if missing := self._source.required_columns - batch.keys():
             raise ConfigError(
                 f"cutouts.source {self._config.source} needs the column {', '.join(sorted(missing))} in the catalogue"
-                + (", or --cutouts.path-template" if "path" in missing else "")
+                + (", or --cutouts.path_template" if "path" in missing else "")
             )
         scale, width_arcsec = self._scales(batch)
         rows = [index for index, status in enumerate(batch["status"]) if status == Status.OK]

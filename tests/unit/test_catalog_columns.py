@@ -136,13 +136,13 @@ def test_catalogue_without_positions() -> None:
         (
             ["id", "ra_from_name", "dec_from_name"],
             {},
-            r"c\.csv: no column for right ascension; nearest: ra_from_name; name it with --columns\.ra-column; "
+            r"c\.csv: no column for right ascension; nearest: ra_from_name; name it with --columns\.ra_column; "
             r"columns found: id, ra_from_name, dec_from_name",
         ),
-        (["id", "ra", "declinaton"], {}, r"no column for declination; nearest: declinaton; .*--columns\.dec-column"),
-        (["id", "ra", "dec"], {"id_column": "objid"}, r"no column 'objid'; .*--columns\.id-column; columns found: id,"),
+        (["id", "ra", "declinaton"], {}, r"no column for declination; nearest: declinaton; .*--columns\.dec_column"),
+        (["id", "ra", "dec"], {"id_column": "objid"}, r"no column 'objid'; .*--columns\.id_column; columns found: id,"),
         (["ra", "dec", "iau_name"], {"id_column": "iauname"}, r"no column 'iauname'; nearest: iau_name"),
-        (["ra", "dec"], {"pixel_scale_column": "scale"}, r"no column 'scale'; name it with --columns\.pixel-scale-col"),
+        (["ra", "dec"], {"pixel_scale_column": "scale"}, r"no column 'scale'; name it with --columns\.pixel_scale_col"),
         (["Ra", "rA", "dec"], {"ra_column": "RA"}, "2 columns are called 'RA'"),
     ],
 )

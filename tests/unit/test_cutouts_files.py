@@ -138,7 +138,7 @@ def test_many_files_at_a_time_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_catalogue_without_paths_is_a_usage_error() -> None:
-    with pytest.raises(ConfigError, match=r"path.*path-template"):
+    with pytest.raises(ConfigError, match=r"path.*path_template"):
         fetch(make_batch([0.0]))
 
 

@@ -109,3 +109,18 @@ def test_help_names_every_setting(capsys):
         inner = getattr(field.annotation, "model_fields", None)
         for name in [f"{section}.{key}" for key in inner] if inner else [section]:
             assert f"--{name}" in text
+
+
+def test_help_is_for_people(capsys):
+    with pytest.raises(SystemExit):
+        read_settings(["--help"])
+    text = capsys.readouterr().out
+    for jargon in ("``", "tuple[", "default: None", "float", " str]"):
+        assert jargon not in text, jargon
+    assert "--cutouts.requests_per_s {NUMBER,none}" in text
+
+
+def test_several_weights_are_given_by_commas_or_by_repeating_the_flag():
+    flag = "--classifier.weights"
+    for flags in ([flag, "a.ckpt,b.ckpt"], [flag, "a.ckpt", flag, "b.ckpt"]):
+        assert read_settings([*NEEDED, *flags]).classifier.weights == ("a.ckpt", "b.ckpt")
