@@ -216,7 +216,7 @@ class Catalog:
         ra, dec, problems = self._coordinates(batch)
         columns = {
             "row_index": row_index,
-            "object_id": self._identifiers(batch, row_index),
+            "object_id": self._identifiers(batch, row_index, first),
             "ra_deg": pa.array(ra),
             "dec_deg": pa.array(dec),
             "status": _with_exceptions(batch.num_rows, Status.OK, dict.fromkeys(problems, Status.BAD_COORDINATES)),
@@ -231,13 +231,13 @@ class Catalog:
             columns["size_arcsec"] = self._arcsec(batch, self.columns.size)
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
 
-    def _identifiers(self, batch: pa.RecordBatch, row_index: pa.Array) -> pa.Array:
+    def _identifiers(self, batch: pa.RecordBatch, row_index: pa.Array, first: int) -> pa.Array:
         numbered = pc.binary_join_element_wise("row", row_index.cast(pa.string()), "-")
         column = self.columns.object_id
         if column is None:
             return numbered
         parts = [
-            as_identifiers(batch.column(self._positions.index(position)), self._label(column))
+            as_identifiers(batch.column(self._positions.index(position)), self._label(column), first)
             for position in column.positions
         ]
         return pc.coalesce(parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "_"), numbered)

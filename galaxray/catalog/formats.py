@@ -1,4 +1,4 @@
-"""Tell what a file is, by its content first and its name second, and open it."""
+"""Tell what a file is by its content, and open it."""
 
 from __future__ import annotations
 

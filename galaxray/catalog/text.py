@@ -24,6 +24,8 @@ HEADER_BYTES = 2**20
 """The header, the comments before it and the first row stand within so many bytes."""
 BLOCK_BYTES = 4 * 2**20
 SUBSTITUTE = "\x1a"
+COMMENT = "\x02"
+"""Stands for the # that begins a line, so that a comment is not mistaken for a row that begins with a quoted #."""
 WHITESPACE = " \t\x1a"  # DOS ends a text with Ctrl-Z
 SEPARATORS = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons", "|": "CSV with bars"}
 
@@ -59,10 +61,12 @@ class TextTable:
         """Read columns, as :meth:`galaxray.catalog.table.Table.batches` says."""
         names = [f"f{position}" for position in range(len(self.fields))]  # names in the file may repeat
         wanted = [names[position] for position in columns]
+        read = dict.fromkeys([*wanted, names[0]])  # the first column tells comments
         ragged: list[Any] = []
 
         def on_ragged_row(row: Any) -> str:
-            if row.text.lstrip().startswith("#") or not row.text.strip(WHITESPACE):
+            is_comment = row.text.lstrip().startswith(("#", COMMENT)) and "\n" not in row.text.strip()
+            if is_comment or not row.text.strip(WHITESPACE):
                 return "skip"
             ragged.append(row)
             return "error"
@@ -78,12 +82,15 @@ class TextTable:
                         delimiter=self._separator, newlines_in_values=True, invalid_row_handler=on_ragged_row
                     ),
                     convert_options=pyarrow.csv.ConvertOptions(
-                        include_columns=wanted,
-                        column_types=dict.fromkeys(wanted, pa.string()),
+                        include_columns=list(read),
+                        column_types=dict.fromkeys(read, pa.string()),
                         strings_can_be_null=False,
                     ),
                 ) as reader:
                     for batch in reader:
+                        if text.has_comments:
+                            batch = _without_comments(batch, names[0])
+                        batch = batch.select(wanted)
                         if text.has_stray_bytes:
                             self._require_utf8(batch, columns)
                         yield batch
@@ -101,15 +108,18 @@ class TextTable:
 
 
 class _Utf8Stream(io.RawIOBase):
-    """A stream of text in which a control character stands for every byte that is no UTF-8.
+    """A stream of text with control characters for bytes that are no UTF-8, and for each # that begins a line.
 
-    pyarrow would refuse such bytes where they do no harm (in a comment between rows) and could not show the row.
+    pyarrow would refuse such bytes where they do no harm (in a comment between rows) and could not show the row. It
+    knows no comments, but alone knows which lines begin within quotes.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="galaxray-substitute")
         self.has_stray_bytes = False
+        self.has_comments = False
+        self._at_line_start = True
 
     def readable(self) -> bool:
         return True
@@ -123,8 +133,27 @@ class _Utf8Stream(io.RawIOBase):
         else:
             content = self._decoder.decode(b"", final=True).encode()
         self.has_stray_bytes |= SUBSTITUTE.encode() in content
+        if b"#" in content:
+            content = self._mark_comments(content)
+        self._at_line_start = content.endswith((b"\n", b"\r"))
         buffer[: len(content)] = content
         return len(content)
+
+    def _mark_comments(self, content: bytes) -> bytes:
+        marked = content
+        if self._at_line_start and content.startswith(b"#"):
+            marked = COMMENT.encode() + content[1:]
+        for line_end in (b"\n", b"\r"):
+            marked = marked.replace(line_end + b"#", line_end + COMMENT.encode())
+        self.has_comments |= marked != content
+        return marked
+
+
+def _without_comments(batch: pa.RecordBatch, first: str) -> pa.RecordBatch:
+    """Rows that are no comments, with the # back in its place in values of several lines."""
+    batch = batch.filter(pc.invert(pc.starts_with(batch[first], COMMENT)))
+    values = [pc.replace_substring(column, COMMENT, "#") for column in batch.columns]
+    return pa.RecordBatch.from_arrays(values, names=batch.schema.names)
 
 
 def _substitute(error: UnicodeError) -> tuple[str, int]:

@@ -18,12 +18,17 @@ from galaxray.errors import CatalogError
         (pa.array([587727178986356823, None, -1]), ["587727178986356823", None, "-1"]),
         (pa.array([2**64 - 1], pa.uint64()), ["18446744073709551615"]),
         (pa.array([" J1234 ", "", "0012", "1.0", "NULL", "1e5"]), ["J1234", None, "0012", "1.0", None, "1e5"]),
+        (pa.array(["5e17", "1e+05", "2.5E3", "12e+17"]), ["5e17", "1e+05", "2.5E3", "12e+17"]),
         (pa.array([b"NGC 1  ", None]), ["NGC 1", None]),
         (pa.array(["a", "b", "a"]).dictionary_encode(), ["a", "b", "a"]),
         (pa.array([Decimal(587727178986356823)]), ["587727178986356823"]),
         (pa.array([20686062.0, np.nan, None, -3.0]), ["20686062", None, None, "-3"]),
         (pa.array([2.0**53 - 1]), ["9007199254740991"]),
         (pa.nulls(2), [None, None]),
+        (pa.array(["a", None], pa.string_view()), ["a", None]),
+        (pa.array([b"a ", None], pa.binary_view()), ["a", None]),
+        (pa.array(["a", None], pa.large_string()), ["a", None]),
+        (pa.array(["a", None], pa.large_string()).dictionary_encode(), ["a", None]),
     ],
 )
 def test_identifiers(array: pa.Array, expected: list[str | None]) -> None:
@@ -38,11 +43,16 @@ def test_identifiers(array: pa.Array, expected: list[str | None]) -> None:
         pa.array([16777216.0], pa.float32()),
         pa.array(["1", "5.877271789863568e+17"]),
         pa.array(["5.87727E+17"]),
+        pa.array(["5.87727178986356823E17"]),
+        pa.array(["5e+17"]),
     ],
 )
 def test_identifiers_that_a_float_has_damaged(array: pa.Array) -> None:
-    with pytest.raises(CatalogError, match=r"column 'objid' holds 5?.*passed through a float have lost digits"):
-        as_identifiers(array, "column 'objid'")
+    row = 100 + len(array) - 1
+    with pytest.raises(
+        CatalogError, match=rf"column 'objid' holds .* in row {row}: .*passed through a float have lost digits"
+    ):
+        as_identifiers(array, "column 'objid'", 100)
 
 
 @pytest.mark.parametrize("array", [pa.array([0.5]), pa.array([True]), pa.array([[1]]), pa.array([b"\xff"])])
