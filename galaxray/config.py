@@ -86,8 +86,9 @@ class CutoutConfig(Section):
     """What to ask a service for; a FITS cutout is drawn with the survey's published RGB stretch."""
     size_pixels: PositiveInt = 256
     """Width and height of a cutout."""
-    pixel_scale_arcsec: Positive = 0.262
-    """Pixel scale, unless the catalogue has one per row."""
+    pixel_scale_arcsec: Positive | None = None
+    """Pixel scale, unless the catalogue has one per row; where left out, a service is asked for 0.262, and files have
+    none."""
     fov_arcsec: Positive | None = None
     """Width on the sky; with it the pixel scale is ``fov_arcsec / size_pixels``."""
     path_template: str | None = None

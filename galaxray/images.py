@@ -27,6 +27,9 @@ MAX_BLANK_CONTRAST = 2  # levels; compression ripples by so much
 MAX_BLACK_FRACTION = 0.9
 # SkyServer answers positions outside its footprint with words on black: 91 % of its pixels are exactly 0. Of genuine
 # SDSS, DECaLS and EFIGI pictures at most 9 % are, of one from HST 66 %.
+MAX_ASPECT = 20
+# Cutouts are about square, strips at a survey's edge a few times longer than wide. To a view, the shorter side of a
+# picture counts: one of a single row would be enlarged to millions of pixels.
 JPEG_MAGIC = b"\xff\xd8\xff"
 
 
@@ -108,8 +111,8 @@ def decode(data: bytes, max_pixels: int = 64_000_000) -> NDArray[np.uint8]:
     Raises
     ------
     RowError
-        CORRUPT if the file is no image, truncated, damaged or too large; BLANK if every pixel has the same value
-        or nearly all are black.
+        CORRUPT if the file is no image, truncated, damaged, too large or too elongated; BLANK if every pixel has the
+        same value or nearly all are black.
     """
     try:
         if is_fits(data):
@@ -123,8 +126,16 @@ def decode(data: bytes, max_pixels: int = 64_000_000) -> NDArray[np.uint8]:
     except Exception as error:
         reason = str(error).partition("<_io")[0].strip() or type(error).__name__
         raise RowError(Status.CORRUPT, f"image cannot be decoded: {reason}") from None
+    _check_aspect(image)
     _check_content(image)
     return image
+
+
+def _check_aspect(image: NDArray[np.uint8]) -> None:
+    height, width = image.shape[:2]
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        reason = f"image of {width} x {height} pixels: one side is more than {MAX_ASPECT} times the other"
+        raise RowError(Status.CORRUPT, reason)
 
 
 def _check_content(image: NDArray[np.uint8]) -> None:

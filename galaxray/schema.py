@@ -15,7 +15,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from galaxray.batches import Batch
 
-__all__ = ["COLUMNS", "TRANSIENT_STATUSES", "Column", "Status", "to_table"]
+__all__ = ["COLUMNS", "TRANSIENT_STATUSES", "Column", "Status", "describe_column", "is_reserved", "to_table"]
 
 
 class Status(StrEnum):
@@ -63,6 +63,7 @@ COLUMNS: dict[str, Column] = {
     "image_width": Column(pa.int32(), "pixel", "width of that image"),
     "image_height": Column(pa.int32(), "pixel", "height of that image"),
     "pixel_scale_arcsec": Column(pa.float64(), "arcsec/pixel", "pixel scale of that image"),
+    "image": Column(pa.binary(), "", "the image as it came, where --cutouts.keep asks for it"),
     "label": Column(pa.string(), "", "most probable class"),
     "confidence": Column(pa.float32(), "", "probability of that class"),
     "reconstruction_error": Column(pa.float32(), "", "mean squared error of the autoencoder, for pixels in 0..1"),
@@ -74,12 +75,36 @@ COLUMNS: dict[str, Column] = {
     "bar_angle_deg": Column(pa.float32(), "deg", "position angle of the bar, east of north, 0..180"),
 }
 """The fixed columns, in the order of the table. Columns named by a model (vote fractions, probabilities, regression
-targets) are float32, and ``embedding`` is a fixed-size list of float32; they follow ``pixel_scale_arcsec``."""
+targets) are float32, and ``embedding`` is a fixed-size list of float32; they follow the columns of the image."""
+
+_NAMED_BY_MODEL = (
+    ("_fraction", "expected fraction of the votes on the question that go to this answer"),
+    ("_90pc-lower", "lower edge of the central 90 % interval of that fraction"),
+    ("_90pc-upper", "upper edge of the central 90 % interval of that fraction"),
+    ("_proportion-asked", "expected proportion of volunteers who are asked the question"),
+    ("_probability", "probability of this class"),
+)
+"""Endings of columns that a model names, and what they mean."""
 
 _CATALOG_COLUMNS = ("row_index", "object_id", "ra_deg", "dec_deg", "status", "error", "attempts")
-_IMAGE_COLUMNS = ("image_url", "image_sha256", "image_width", "image_height", "pixel_scale_arcsec")
-_WORKING_COLUMNS = frozenset({"path", "size_arcsec", "image_bytes"})
+_IMAGE_COLUMNS = ("image_url", "image_sha256", "image_width", "image_height", "pixel_scale_arcsec", "image")
+_WORKING_COLUMNS = frozenset({"path", "size_arcsec", "image_bytes", "thumbnail"})
 """Columns that stages hand to each other and that are no part of the table."""
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a model must not name a column so: it is one of the table's own, or one that stages work with."""
+    return name in COLUMNS or name in _WORKING_COLUMNS or name == "embedding" or name.startswith("image_")
+
+
+def describe_column(name: str) -> tuple[str, str]:
+    """Unit and meaning of a column of the table, whether fixed or named by a model."""
+    if name in COLUMNS:
+        return COLUMNS[name].unit, COLUMNS[name].meaning
+    if name == "embedding":
+        return "", "coordinates in the latent space of the autoencoder"
+    meanings = (meaning for ending, meaning in _NAMED_BY_MODEL if name.endswith(ending))
+    return "", next(meanings, "target of a regression")
 
 
 def to_table(batch: Batch) -> pa.Table:
@@ -103,8 +128,7 @@ def to_table(batch: Batch) -> pa.Table:
     for name in names:
         is_prediction = name not in _CATALOG_COLUMNS and name not in _IMAGE_COLUMNS
         array = _to_arrow(name, batch[name], ~ok if is_prediction else None)
-        column = COLUMNS.get(name)
-        notes = {"unit": column.unit, "description": column.meaning} if column else {}
+        notes = dict(zip(("unit", "description"), describe_column(name), strict=True))
         fields.append(pa.field(name, array.type, nullable=name != "row_index", metadata=notes))
         arrays.append(array)
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))

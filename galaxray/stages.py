@@ -11,7 +11,6 @@ used, and tested, by itself::
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from galaxray.cutouts import Fetcher
 from galaxray.errors import RowError
 from galaxray.images import View
 from galaxray.schema import Status
+from galaxray.votes import VoteShares
 
 if TYPE_CHECKING:
     from galaxray.models import Classifier, Embedder, Segmenter
@@ -33,11 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Classify", "Decode", "Embed", "Fetch", "Segment", "Stage"]
 
 Stage = Callable[[Batch], Batch]
-
-_FACE_ON_FEATURED = re.compile(
-    r"smooth-or-featured(-[a-z0-9]+)?_(featured-or-disk|features)_fraction|disk-edge-on(-[a-z0-9]+)?_no_fraction"
-)
-"""The votes, in any campaign's tree, that make a galaxy worth the search for arms and bars."""
 
 THUMBNAIL_SIZE = 224
 """Width of the pictures kept for the report."""
@@ -77,22 +72,31 @@ class Decode:
         Largest image that is decoded.
     thumbnail_every : int
         Keep a picture of every n-th row for the report; 0 keeps none.
+    keep : bool
+        Keep the bytes as they came, in the column ``image``.
     num_threads : int
         Images decoded at once.
     """
 
     def __init__(
-        self, views: Sequence[View], *, max_pixels: int = 64_000_000, thumbnail_every: int = 0, num_threads: int = 1
+        self,
+        views: Sequence[View],
+        *,
+        max_pixels: int = 64_000_000,
+        thumbnail_every: int = 0,
+        keep: bool = False,
+        num_threads: int = 1,
     ) -> None:
         self.views = list(dict.fromkeys(views))
         self.max_pixels = max_pixels
         self.thumbnail_every = thumbnail_every
+        self.keep = keep
         self.threads = ThreadPoolExecutor(num_threads)
 
     def __call__(self, batch: Batch) -> Batch:
         """Replace ``image_bytes`` by the views (uint8, (N, size, size, 3), zero where not ok), and add the size.
 
-        Also adds ``thumbnail``, JPEG bytes or None, where pictures are kept.
+        Also adds ``thumbnail``, JPEG bytes or None, and ``image``, the bytes as they came, where these are kept.
         """
         count = num_rows(batch)
         status, error = batch["status"].copy(), batch["error"].copy()
@@ -104,18 +108,26 @@ class Decode:
             try:
                 image = images.decode(batch["image_bytes"][row], max_pixels=self.max_pixels)
                 height[row], width[row] = image.shape[:2]
-                for view in self.views:
-                    pixels[view.key][row] = view.apply(image)
+                for view, seen in [(view, view.apply(image)) for view in self.views]:
+                    pixels[view.key][row] = seen
                 if self.thumbnail_every and batch["row_index"][row] % self.thumbnail_every == 0:
                     thumbnail[row] = _thumbnail(image)
             except RowError as failure:
                 status[row], error[row] = failure.status.value, str(failure)
+            except Exception as failure:  # MemoryError among them: one strange file must not end the run
+                status[row], error[row] = Status.CORRUPT.value, _reason(failure)
 
         list(self.threads.map(decode, np.flatnonzero(status == Status.OK)))
         result = {name: values for name, values in batch.items() if name != "image_bytes"}
         result |= {"status": status, "error": error, "image_width": width, "image_height": height, **pixels}
+        if "size_arcsec" in batch:  # files whose width was not known before
+            scale = batch["pixel_scale_arcsec"]
+            unknown = np.isnan(scale) & (width > 0)
+            result["pixel_scale_arcsec"] = np.where(unknown, batch["size_arcsec"] / np.maximum(width, 1), scale)
         if self.thumbnail_every:
             result["thumbnail"] = thumbnail
+        if self.keep:
+            result["image"] = batch["image_bytes"]
         return result
 
 
@@ -132,6 +144,7 @@ class Classify:
     def _predict(self, batch: Batch) -> Batch:
         model = self.classifier
         raw = model.predict(batch[model.view.key], batch["row_index"])
+        _require_finite(raw)
         if model.tree is not None:
             return posterior.columns(raw, model.tree)
         values = raw.mean(axis=2)
@@ -157,6 +170,7 @@ class Embed:
 
     def _predict(self, batch: Batch) -> Batch:
         embedding, error = self.embedder.embed(batch[self.embedder.view.key])
+        _require_finite(embedding, error)
         return {"embedding": embedding, "reconstruction_error": error}
 
 
@@ -168,7 +182,8 @@ class Segment:
     segmenter : Segmenter
     config : SegmenterConfig
         Says which galaxies are segmented; by default those that the vote fractions in the batch call featured disks
-        that are not edge-on. Where the batch has no such fractions, all are.
+        that are not edge-on (of several campaigns, the first in the tree decides). Where the batch has no such
+        fractions, all are.
     """
 
     def __init__(self, segmenter: Segmenter, config: SegmenterConfig) -> None:
@@ -183,9 +198,13 @@ class Segment:
         """Rows that are to be segmented, bool (N,)."""
         asked: np.ndarray = batch["status"] == Status.OK
         if self.config.where == "face-on-featured":
-            for name, values in batch.items():
-                if _FACE_ON_FEATURED.fullmatch(name):
-                    asked = asked & (values >= self.config.min_fraction)
+            share = VoteShares(batch)
+            for fraction in (
+                share("smooth-or-featured", "featured-or-disk", "features"),
+                share("disk-edge-on", "no"),
+            ):
+                if fraction is not None:
+                    asked = asked & (fraction >= self.config.min_fraction)
         return asked
 
     def _predict(self, batch: Batch) -> Batch:
@@ -230,8 +249,17 @@ def _predict_singly(batch: Batch, model: Callable[[Batch], Batch], rows: np.ndar
             for name, value in model(_take(batch, np.array([row]))).items():
                 columns[name][row] = value[0]
         except Exception as failure:  # whatever a model raises must not end the run
-            status[row], error[row] = Status.MODEL_ERROR.value, f"{type(failure).__name__}: {failure}"[:200]
+            status[row], error[row] = Status.MODEL_ERROR.value, _reason(failure)
     return {**batch, **columns, "status": status, "error": error}
+
+
+def _require_finite(*outputs: np.ndarray) -> None:
+    if not all(np.isfinite(values).all() for values in outputs):
+        raise FloatingPointError("the model's outputs are not finite")
+
+
+def _reason(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {failure}"[:200]
 
 
 def _take(batch: Batch, rows: np.ndarray) -> Batch:

@@ -74,7 +74,7 @@ def annotate(
     pools : dict of str to Pool
         From :func:`pipelines.resources.allot`.
     views : sequence of View
-        What the models look at.
+        What the models look at; none where images are only fetched and checked.
     units : sequence of int
         Units to do, in order.
     retry : bool
@@ -98,15 +98,14 @@ def annotate(
         _Units(units, retry), override_num_blocks=min(len(units), 16), num_cpus=TASK_CPUS, concurrency=1
     )
     dataset = _through(dataset, Fetching, pools["fetch"], run=run, build=fetch)
-    if views:
-        every = max(1, run.num_rows // THUMBNAILS)
-        decode = partial(_build_decode, config, list(views), every, pools["decode"].num_threads)
-        dataset = _through(dataset, Decoding, pools["decode"], build=decode)
-        names = [name for name in config.stages if name != "fetch"]
-        for group in [names] if "models" in pools else [[name] for name in names]:
-            pool = pools.get("models") or pools[group[0]]
-            build = partial(model_stages, config, group, "cuda" if pool.num_gpus else "cpu", pool.num_threads)
-            dataset = _through(dataset, Models, pool, build=build)
+    every = max(1, run.num_rows // THUMBNAILS)
+    decode = partial(_build_decode, config, list(views), every, pools["decode"].num_threads)
+    dataset = _through(dataset, Decoding, pools["decode"], build=decode)  # without models too: quality decides status
+    names = [name for name in config.stages if name != "fetch"]
+    for group in [names] if "models" in pools else [[name] for name in names]:
+        pool = pools.get("models") or pools[group[0]]
+        build = partial(model_stages, config, group, "cuda" if pool.num_gpus else "cpu", pool.num_threads)
+        dataset = _through(dataset, Models, pool, build=build)
     dataset = _through(dataset, Writing, pools["write"], run=run)
     try:
         for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
@@ -267,6 +266,10 @@ def _build_fetch(config: RunConfig, *, share: int) -> dict[str, Stage]:
 def _build_decode(config: RunConfig, views: list[View], thumbnail_every: int, num_threads: int) -> dict[str, Stage]:
     return {
         "decode": Decode(
-            views, max_pixels=config.cutouts.max_pixels, thumbnail_every=thumbnail_every, num_threads=num_threads
+            views,
+            max_pixels=config.cutouts.max_pixels,
+            thumbnail_every=thumbnail_every,
+            keep=config.cutouts.keep,
+            num_threads=num_threads,
         )
     }

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from galaxray.report.sample import Rows, num_rows
 from galaxray.trees import Question
+from galaxray.votes import VoteShares, questions_of
 
 __all__ = ["Grouping", "group", "questions_of"]
 
@@ -40,27 +41,11 @@ class Grouping:
         return int((self.member == index).sum())
 
 
-def questions_of(rows: Rows) -> tuple[Question, ...]:
-    """Questions of the decision tree whose columns the table has, in its order."""
-    questions, start = [], 0
-    for name in rows:
-        if name.endswith("_proportion-asked"):
-            question = name.removesuffix("_proportion-asked")
-            answers = tuple(
-                column.removesuffix("_fraction").removeprefix(f"{question}_")
-                for column in rows
-                if column.startswith(f"{question}_") and column.endswith("_fraction")
-            )
-            questions.append(Question(question, answers, start))
-            start = questions[-1].stop
-    return tuple(questions)
-
-
 def group(rows: Rows) -> Grouping:
     """Sort rows into classes: morphology from a tree, else its first question, else labels, else all in one."""
     questions = questions_of(rows)
     if questions:
-        return _strongest(_morphology(_Shares(rows)) or _answers(rows, questions[0]))
+        return _strongest(_morphology(VoteShares(rows)) or _answers(rows, questions[0]))
     if "label" in rows:
         names = tuple(sorted({label for label in rows["label"] if label is not None}))
         member = np.array([names.index(label) if label is not None else -1 for label in rows["label"]], np.int64)
@@ -82,22 +67,7 @@ def _strongest(classes: Mapping[str, Floats]) -> Grouping:
     return Grouping(tuple(classes), np.where(strength < 0, -1, member), strength)
 
 
-class _Shares:
-    """Vote fractions by question, whatever a campaign calls its answers."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-        # of a model for several campaigns, the first that asks the question speaks
-        self.questions = {question.stem: question for question in reversed(questions_of(rows))}
-
-    def __call__(self, stem: str, *answers: str) -> Floats | None:
-        """Sum of the fractions of these answers; None where the tree has none of them."""
-        question = self.questions.get(stem)
-        names = [f"{question.name}_{a}_fraction" for a in answers if a in question.answers] if question else []
-        return np.sum([self.rows[name] for name in names], axis=0, dtype=np.float64) if names else None
-
-
-def _morphology(share: _Shares) -> dict[str, Floats]:
+def _morphology(share: VoteShares) -> dict[str, Floats]:
     """Joint probability of each class; empty where the tree does not begin with smooth or featured."""
     smooth = share("smooth-or-featured", "smooth")
     featured = share("smooth-or-featured", "featured-or-disk", "features")
@@ -124,7 +94,7 @@ def _morphology(share: _Shares) -> dict[str, Floats]:
     )
 
 
-def _disks(featured: Floats, share: _Shares) -> dict[str, Floats]:
+def _disks(featured: Floats, share: VoteShares) -> dict[str, Floats]:
     classes: dict[str, Floats] = {}
     clumpy, edge_on = share("clumpy-appearance", "yes"), share("disk-edge-on", "yes")
     if clumpy is not None:

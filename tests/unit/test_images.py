@@ -184,3 +184,11 @@ def test_words_on_black_are_no_galaxy() -> None:
     with pytest.raises(RowError, match="of the pixels are black") as caught:
         decode(file.getvalue())
     assert caught.value.status == Status.BLANK
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+def test_a_line_of_pixels_is_no_picture(file_format: str) -> None:
+    """A view enlarges the shorter side, and the longer one with it: to hundreds of millions of pixels."""
+    assert_refused(encode(galaxy(1, 21), file_format), Status.CORRUPT, "21 x 1 pixels: one side is more than 20 times")
+    assert_refused(encode(galaxy(50_000, 2), file_format), Status.CORRUPT, "2 x 50000 pixels")
+    assert View(8).apply(decode(encode(galaxy(5, 100), file_format))).shape == (8, 8, 3)

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import duckdb
 import numpy as np
+import pandas as pd
+import polars
 import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy.table import Table
 
 from galaxray.batches import text_array
+from galaxray.catalog import open_catalog
+from galaxray.config import RunConfig
+from galaxray.plan import plan_run
+from galaxray.runs import unit_name
 from galaxray.schema import COLUMNS, to_table
 
 
@@ -59,3 +68,51 @@ def test_types_are_portable():
         if name in schema.names:
             assert schema.field(name).type == column.type, name
             assert schema.field(name).metadata[b"unit"].decode() == column.unit
+
+
+def test_every_column_says_what_it_means():
+    batch = finished_batch() | {
+        "bar-dr5_strong_fraction": np.zeros(3, np.float32),
+        "bar-dr5_strong_90pc-lower": np.zeros(3, np.float32),
+        "bar-dr5_strong_90pc-upper": np.zeros(3, np.float32),
+        "bar-dr5_proportion-asked": np.zeros(3, np.float32),
+        "E_probability": np.zeros(3, np.float32),
+        "stellar_mass": np.zeros(3, np.float32),
+    }
+    described = {field.name: field.metadata[b"description"].decode() for field in to_table(batch).schema}
+    assert all(described.values())
+    assert described["stellar_mass"] == "target of a regression"
+    assert described["E_probability"] == "probability of this class"
+    assert described["bar-dr5_strong_fraction"].startswith("expected fraction of the votes")
+    assert len(set(described.values())) == len(described) - 1  # two vote fractions
+
+
+def test_common_programs_read_a_unit(tmp_path):
+    """As the README says: null is null, an id stays text, and images come back as they were."""
+    batch = finished_batch() | {"image": text_array([b"jpeg" * 99, b"jpeg" * 99, None])}
+    catalog = tmp_path / "c.csv"
+    catalog.write_text("object_id,ra,dec\na,1,1\nb,2,2\nc,3,3\n")
+    config = RunConfig(catalog=str(catalog), output=str(tmp_path / "run"))
+    run = plan_run(config, open_catalog(str(catalog), config.columns), {}, versions={})
+    run.commit(0, to_table(batch))
+    unit = str(tmp_path / "run" / unit_name(0))
+
+    ids, fractions, reasons = ["587727178986356823", "b", "c"], [0.5, None, None], [None, *batch["error"][1:]]
+    arrow = pq.read_table(unit)
+    polar = polars.read_parquet(unit)
+    duck = duckdb.sql(f"select * from '{unit}' order by row_index").to_arrow_table()
+    for table in (arrow, polar.to_arrow(), duck):
+        assert table["object_id"].to_pylist() == ids
+        assert table["smooth_fraction"].to_pylist() == fractions
+        assert table["error"].to_pylist() == reasons
+        assert table["embedding"].to_pylist() == [[1.0] * 4, None, None]
+        assert table["image"].to_pylist() == batch["image"].tolist()
+    frame = pd.read_parquet(unit)
+    stars = Table.from_pandas(frame)
+    assert frame["object_id"].tolist() == list(stars["object_id"]) == ids
+    assert frame["smooth_fraction"].isna().tolist() == [False, True, True]
+    assert frame["error"].isna().tolist() == stars["error"].mask.tolist() == [True, False, False]
+    assert list(Table.read(unit, format="parquet", include_names=["ra_deg", "smooth_fraction"])["ra_deg"][:2]) == [1, 2]
+
+    column = pq.read_metadata(unit).row_group(0).column(arrow.column_names.index("image"))
+    assert (column.compression, column.has_dictionary_page) == ("UNCOMPRESSED", False)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from galaxray import images
 from galaxray.batches import text_array
 from galaxray.config import SegmenterConfig
 from galaxray.images import View
@@ -158,3 +159,57 @@ def test_masks_are_measured_on_the_sky():
     assert batch["bar_angle_deg"][0] == pytest.approx(90, abs=1)
     assert batch["bar_fraction"][0] == pytest.approx(32 / 1024)
     assert Image.open(io.BytesIO(batch["bar_mask"][0])).size == (32, 32)
+
+
+def test_an_image_that_cannot_be_held_in_memory_fails_its_row_alone(monkeypatch):
+    decode = images.decode
+
+    def decode_small(data: bytes, max_pixels: int) -> np.ndarray:
+        if data == b"huge":
+            raise MemoryError("array of 13 GB")
+        return decode(data, max_pixels)
+
+    monkeypatch.setattr(images, "decode", decode_small)
+    batch = decoded([jpeg(0), b"huge", jpeg(1)])
+    assert batch["status"].tolist() == ["ok", "corrupt", "ok"]
+    assert batch["error"][1] == "MemoryError: array of 13 GB"
+
+
+def test_images_are_checked_and_measured_without_models():
+    batch = Decode([], keep=True)(fetched([jpeg(0), b"junk", None]))
+    assert batch["status"].tolist() == ["ok", "corrupt", "unreachable"]
+    assert batch["image_width"].tolist() == [64, 0, 0]
+    assert batch["image"].tolist() == [jpeg(0), b"junk", None]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("task", ["tree", "classes", "regression"])
+def test_outputs_that_are_not_finite_are_no_prediction(task, value):
+    class Strange(TreeClassifier):
+        def predict(self, images, row_index):
+            raw = super().predict(images, row_index)
+            raw[row_index == 101, 4] = value
+            return raw
+
+    strange = Strange([0.9] * 3)
+    strange.task, strange.tree = task, TREE if task == "tree" else None
+    batch = Classify(strange)(decoded([jpeg(0), jpeg(1), jpeg(2)]))
+    assert batch["status"].tolist() == ["ok", "model_error", "ok"]
+    assert batch["error"][1] == "FloatingPointError: the model's outputs are not finite"
+    numbers = [values for values in batch.values() if values.dtype == np.float32]
+    assert all(np.isnan(values[1]) and np.isfinite(values[[0, 2]]).all() for values in numbers)
+    assert task != "classes" or batch["label"][1] is None
+
+
+def test_an_embedding_that_is_not_finite_is_none():
+    class Strange(FlatEmbedder):
+        def embed(self, images):
+            embedding, error = super().embed(images)
+            embedding[:, 1][images.mean(axis=(1, 2, 3)) > 200] = np.nan
+            return embedding, error
+
+    batch = decoded([jpeg(0), jpeg(1)])
+    batch[VIEW.key][1] = 255
+    batch = Embed(Strange())(batch)
+    assert batch["status"].tolist() == ["ok", "model_error"]
+    assert np.isnan(batch["embedding"][1]).all()
