@@ -54,8 +54,7 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Workers inherit the environment. Ray's own way, a runtime_env, would throw away the workers that it starts early.
     # The programs are not installed: workers find them, as the driver does, in the repository.
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ.update(PYTHONPATH=os.pathsep.join(paths), **worker_environment())
+    os.environ.update(PYTHONPATH=python_path(), **worker_environment())
     import ray
 
     temp_dir = tempfile.mkdtemp(prefix="gr-", dir="/tmp")  # short: a socket's path has at most 107 bytes
@@ -73,6 +72,12 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
     finally:
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def python_path() -> str:
+    """The repository, and behind it what the user's ``PYTHONPATH`` names."""
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([str(ROOT), *(path for path in paths if path not in ("", str(ROOT)))])
 
 
 @contextmanager

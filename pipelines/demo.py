@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))  # only the library is installed, not the programs
 from galaxray.synthetic import SyntheticService, catalog
 
 CUTOUT_PIXELS = 128
+CATALOG = "synthetic_galaxies.csv"
 SEED = 7
 """Another part of the sky than the models were trained on."""
 
@@ -33,9 +34,10 @@ def main() -> int:
     arguments = parser.parse_args()
 
     began = time.monotonic()
-    shutil.rmtree(arguments.output, ignore_errors=True)
-    arguments.output.mkdir(parents=True)
-    path = arguments.output / "galaxies.csv"
+    if not clear(arguments.output):
+        print(f"error: {arguments.output} holds other files than a demo's: name another --output", file=sys.stderr)
+        return 2
+    path = arguments.output / CATALOG
     write_catalog(path, arguments.limit)
     with SyntheticService() as service:
         command = [
@@ -47,6 +49,17 @@ def main() -> int:
         status = subprocess.run([sys.executable, ROOT / command[0], *command[1:]], check=False).returncode
     print(f"{time.monotonic() - began:.0f} s in all. Open the report in a browser.")
     return status
+
+
+def clear(folder: Path) -> bool:
+    """Make an empty folder, in place of an earlier demo; False, with nothing done, if it may hold something else."""
+    if folder.exists():
+        found = {path.name for path in folder.iterdir()} if folder.is_dir() else {"a file"}
+        if found and found not in ({CATALOG}, {CATALOG, "run"}) and folder.resolve() != ROOT / "demo":
+            return False
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return True
 
 
 def write_catalog(path: Path, num: int) -> None:
