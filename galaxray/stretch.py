@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,8 @@ BLACK, WHITE = -0.5, 300.0
 MAX_BLANK_FRACTION = 0.2
 """Galaxy Zoo DECaLS left out a galaxy with more blank pixels than this in any band."""
 BLOCK = 2880
+MAX_COMPRESSED_PLANES = 16
+"""Planes of a tile-compressed cube, where the size of the file bounds nothing."""
 GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -43,8 +46,8 @@ def decode_fits(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     Parameters
     ----------
     data : bytes
-        The file, plain or gzipped: a band-first cube of fluxes (its ``BANDS`` card, or g, r, z if there are three
-        planes), one plane, which is drawn in grey, or a colour picture (8 bits).
+        The file, plain, gzipped or tile-compressed: a band-first cube of fluxes (its ``BANDS`` card, or g, r, z if
+        there are three planes), one plane, which is drawn in grey, or a colour picture (8 bits).
     max_pixels : int
         Largest image (per band) that is read.
 
@@ -60,9 +63,9 @@ def decode_fits(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """
     if data.startswith(GZIP_MAGIC):
         data = _gunzip(data, limit=max_pixels * 8 * len(SCALES) + 100 * BLOCK)
-    index, header = _find_image(data, max_pixels)
+    index = _find_image(data, max_pixels)
     with fits.open(io.BytesIO(data), memmap=False, lazy_load_hdus=True) as hdus:
-        cube = np.asarray(hdus[index].data)
+        header, cube = hdus[index].header, np.asarray(hdus[index].data)  # of a tile-compressed one, as it was before
     image = _draw(cube, header)
     north_down = float(header.get("CD2_2", header.get("CDELT2", 1.0))) < 0
     return np.ascontiguousarray(image if north_down else image[::-1])
@@ -136,7 +139,7 @@ def _check_coverage(plane: NDArray[np.float32], band: str) -> None:
         raise RowError(Status.BLANK, f"band {band or '?'}: {blank:.0%} of the pixels are blank")
 
 
-def _find_image(data: bytes, max_pixels: int) -> tuple[int, fits.Header]:
+def _find_image(data: bytes, max_pixels: int) -> int:
     # Sizes are checked against the headers first: astropy only warns of a truncated file, and would allocate
     # whatever a header asks for.
     offset, index = 0, 0
@@ -151,8 +154,12 @@ def _find_image(data: bytes, max_pixels: int) -> tuple[int, fits.Header]:
         length = abs(int(header["BITPIX"])) // 8 * int(header.get("GCOUNT", 1))
         length *= int(header.get("PCOUNT", 0)) + (int(np.prod(shape, dtype=object)) if shape else 0)
         start = stream.tell()
-        is_image = len(shape) >= 2 and header.get("XTENSION", "IMAGE").strip() == "IMAGE"
-        if is_image:
+        is_image = header.get("XTENSION", "IMAGE").strip() == "IMAGE"
+        if header.get("ZIMAGE", False):  # a table of tiles
+            is_image, shape = True, [int(header[f"ZNAXIS{axis}"]) for axis in range(1, int(header["ZNAXIS"]) + 1)]
+            if len(shape) > 2 and math.prod(shape[2:]) > MAX_COMPRESSED_PLANES:
+                raise RowError(Status.CORRUPT, f"compressed FITS cube of {math.prod(shape[2:])} planes is too large")
+        if is_image and len(shape) >= 2:
             if shape[0] * shape[1] > max_pixels:
                 raise RowError(
                     Status.CORRUPT,
@@ -165,7 +172,7 @@ def _find_image(data: bytes, max_pixels: int) -> tuple[int, fits.Header]:
                     Status.CORRUPT,
                     f"FITS file is truncated: {len(data)} of {start + length} bytes",
                 )
-            return index, header
+            return index
         offset, index = start + -(-length // BLOCK) * BLOCK, index + 1
     raise RowError(Status.CORRUPT, "FITS file holds no image")
 

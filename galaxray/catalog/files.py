@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from galaxray.catalog.download import Download, download
 from galaxray.errors import CatalogError
+from galaxray.s3 import s3_reader
 
 __all__ = ["CatalogFile", "CatalogFiles", "describe_failure", "find_files"]
 
@@ -132,7 +133,7 @@ def find_files(uri: str, storage_options: Mapping[str, Any] | None = None) -> Ca
         case "file":
             return _find(uri, fsspec.filesystem("file"), rest)
         case "s3":
-            return _find(uri, _s3(storage_options or {}), rest)
+            return _find(uri, s3_reader(**(storage_options or {})), rest)
         case "http" | "https":
             spool = download(uri)
             return _find(uri, fsspec.filesystem("file"), spool.path, spool)
@@ -200,14 +201,3 @@ def _read_errors(filesystem: fsspec.AbstractFileSystem) -> tuple[type[Exception]
     from botocore.exceptions import BotoCoreError
 
     return (*local, BotoCoreError)
-
-
-def _s3(options: Mapping[str, Any]) -> fsspec.AbstractFileSystem:
-    import botocore.session
-    import s3fs
-
-    options = dict(options)
-    if not {"anon", "key", "profile", "session"} & options.keys():
-        options["anon"] = botocore.session.get_session().get_credentials() is None
-    # A cached listing would hide a catalogue that has just been written.
-    return s3fs.S3FileSystem(**options, use_listings_cache=False, skip_instance_cache=True)

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+SURVEY_PIXEL_SCALE_ARCSEC = 0.262
+"""What a service is asked for where nobody says: the pixel scale of the Legacy Surveys."""
 ROW_COLUMNS = ("row_index", "object_id", "ra_deg", "dec_deg", "path")
 """What a source may look at to find the image of a row."""
 
@@ -92,7 +94,9 @@ class Fetcher:
         -------
         dict of str to array
             All columns, with ``image_bytes`` (bytes or None), ``image_url`` and ``image_sha256`` (str or None),
-            ``attempts`` (int16), ``pixel_scale_arcsec`` (float64, as asked for), ``status`` and ``error``.
+            ``attempts`` (int16), ``pixel_scale_arcsec`` (float64, as asked for; of a file NaN where it is not known),
+            ``status`` and ``error``. For files also ``size_arcsec``, NaN where the scale was given: with the width that
+            decoding tells it makes the scale of files whose header is not read here.
 
         Raises
         ------
@@ -123,7 +127,7 @@ class Fetcher:
                 digests[index] = hashlib.sha256(answer.body).hexdigest()
             if answer.width is not None and not np.isnan(width_arcsec[index]):
                 scale[index] = width_arcsec[index] / answer.width
-        return {
+        result = {
             **batch,
             "status": text_array(status),
             "error": text_array(error),
@@ -133,6 +137,7 @@ class Fetcher:
             "image_sha256": text_array(digests),
             "pixel_scale_arcsec": scale,
         }
+        return result if self._source.base_url else {**result, "size_arcsec": width_arcsec}
 
     def stats(self) -> FetchStats:
         """Count what this fetcher has done so far."""
@@ -193,15 +198,22 @@ class Fetcher:
         await self._loop.shutdown_default_executor()
 
     def _scales(self, batch: Batch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Pixel scale to ask for, and width on the sky where that and not the scale is given; both (N,), in arcsec."""
+        """Pixel scale to ask for, and width on the sky where that and not the scale is given; both (N,), in arcsec.
+
+        Files have the scale that they have: NaN until it is known.
+        """
         config, missing = self._config, np.full(num_rows(batch), np.nan)
         scale = _positive(batch.get("pixel_scale_arcsec", missing))
         width = _positive(batch.get("size_arcsec", missing))
         if config.fov_arcsec is not None:
             width = np.where(np.isnan(width), config.fov_arcsec, width)
         width = np.where(np.isnan(scale), width, np.nan)
-        scale = np.where(np.isnan(scale), width / config.size_pixels, scale)
-        return np.where(np.isnan(scale), config.pixel_scale_arcsec, scale), width
+        if self._source.base_url is None:
+            default, of_width = np.nan, missing
+        else:
+            default, of_width = SURVEY_PIXEL_SCALE_ARCSEC, width / config.size_pixels
+        of_width = np.where(np.isnan(width), config.pixel_scale_arcsec or default, of_width)
+        return np.where(np.isnan(scale), of_width, scale), width
 
     def _locate(self, batch: Batch, rows: list[int], scale: NDArray[np.float64]) -> list[str | Answer]:
         """Address of each row's image, or the answer of a row that can have none."""
@@ -214,6 +226,8 @@ class Fetcher:
                 places.append(self._source.locate(row, scales[index]))
             except RowError as failure:
                 places.append(Answer.failed(failure, attempts=0))
+            except Exception as error:
+                places.append(_internal_error(f"row {row.get('row_index')}", error, attempts=0))
         return places
 
     async def _read_all(self, places: list[str | Answer]) -> list[Answer]:
@@ -224,10 +238,15 @@ class Fetcher:
             return place
         try:
             return await self._reader.read(place)
-        except Exception as error:  # a bug: it must cost one row, and be seen
-            logger.exception("cannot fetch %s", place)
-            failure = RowError(Status.UNREACHABLE, f"internal error: {type(error).__name__}: {error}")
-            return Answer.failed(failure, attempts=1)
+        except Exception as error:
+            return _internal_error(place, error, attempts=1)
+
+
+def _internal_error(what: str, error: Exception, attempts: int) -> Answer:
+    """What a bug costs: one row. And it is seen."""
+    logger.error("cannot fetch %s", what, exc_info=error)
+    failure = RowError(Status.UNREACHABLE, f"internal error: {type(error).__name__}: {error}")
+    return Answer.failed(failure, attempts)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import io
 import os
+import re
 import stat
 import string
 import threading
@@ -16,11 +17,14 @@ from typing import Any, cast
 from galaxray.config import CutoutConfig
 from galaxray.cutouts.answers import Answer, Check, FetchStats
 from galaxray.errors import ConfigError, RowError
+from galaxray.s3 import s3_reader
 from galaxray.schema import Status
 
 __all__ = ["FileReader", "FileSource"]
 
 TEMPLATE_FIELDS = ("object_id", "path", "row_index", "ra_deg", "dec_deg")
+# A width of millions, a character by its number or a field within a field fail for some rows only, or ask for memory.
+FORMAT_SPEC = re.compile(r"(.?[<>=^])?[ +-]?0?[0-9]{0,3}[,_]?(\.[0-9]{1,3})?[bdeEfFgGosxX%]?")
 NO_SUCH_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP})
 S3 = "s3://"
 
@@ -56,7 +60,10 @@ class FileSource:
         if None in values.values():
             missing = next(name for name, value in values.items() if value is None)
             raise RowError(Status.NOT_COVERED, f"no {missing} to fill path_template with")
-        path = self._template.format(**values)
+        try:
+            path = self._template.format(**values)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise RowError(Status.NOT_COVERED, f"path_template cannot be filled: {error}") from None
         if not self._is_inside(path):
             raise RowError(Status.NOT_COVERED, f"{path:.100} leads out of the folder of path_template")
         return path
@@ -70,9 +77,10 @@ class FileSource:
 
 def _fields_of(template: str) -> tuple[str, ...]:
     try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        parts = [(name, spec) for _, name, spec, _ in string.Formatter().parse(template) if name is not None]
     except ValueError as error:
         raise ConfigError(f"cutouts.path_template {template!r}: {error}") from None
+    fields = [name for name, _ in parts]
     unknown = [name for name in fields if name not in TEMPLATE_FIELDS]
     if unknown or not fields:
         found = f"{{{unknown[0]}}} is none of them" if unknown else "it has no field"
@@ -80,9 +88,12 @@ def _fields_of(template: str) -> tuple[str, ...]:
             f"cutouts.path_template {template!r}: {found}; the fields are "
             + ", ".join(f"{{{name}}}" for name in TEMPLATE_FIELDS)
         )
+    for name, spec in parts:
+        if not FORMAT_SPEC.fullmatch(spec or ""):
+            raise ConfigError(f"cutouts.path_template {template!r}: {{{name}:{spec}}} has a format that cannot be used")
     try:
         template.format(object_id="1", path="1", row_index=1, ra_deg=1.0, dec_deg=1.0)
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"cutouts.path_template {template!r}: {error}") from None
     return tuple(dict.fromkeys(fields))
 
@@ -172,9 +183,18 @@ class FileReader:
             raise RowError(Status.CORRUPT, "not a regular file") from None
 
     def _read_s3(self, path: str) -> bytes:
+        from botocore.exceptions import BotoCoreError, ParamValidationError
+
         try:
             # A range bounds what is read, in a single request.
             return cast(bytes, self._s3().cat_file(path, start=0, end=self._max_bytes + 1))
+        except PermissionError:
+            hint = " (no AWS credentials were found)" if self._s3().anon else ""
+            raise RowError(Status.UNREACHABLE, f"permission denied{hint}") from None
+        except ParamValidationError as error:
+            raise RowError(Status.NOT_COVERED, f"no S3 path: {error}") from None
+        except BotoCoreError as error:
+            raise RowError(Status.UNREACHABLE, f"{type(error).__name__}: {error}") from None
         except OSError as error:
             if error.errno == errno.EINVAL and "range" in str(error).lower():  # an empty object has no first byte
                 return b""
@@ -183,15 +203,11 @@ class FileReader:
     def _s3(self) -> Any:
         with self._lock:
             if self._s3_filesystem is None:
-                import s3fs
-
-                # Endpoint and credentials come from the environment, as with every S3 tool (AWS_ENDPOINT_URL, ...).
                 wait_s = self._config.timeout_s
                 settings = {"connect_timeout": wait_s, "read_timeout": wait_s, "retries": {"max_attempts": 0}}
-                self._s3_filesystem = s3fs.S3FileSystem(
-                    config_kwargs=settings, use_listings_cache=False, skip_instance_cache=True
-                )
-                self._s3_filesystem.retries = self._config.max_attempts
+                filesystem = s3_reader(config_kwargs=settings)
+                filesystem.retries = self._config.max_attempts
+                self._s3_filesystem = filesystem
             return self._s3_filesystem
 
     def _too_large(self) -> RowError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,13 @@ import faulty_service as images
 import numpy as np
 import pytest
 from cutout_batches import make_batch, quick_config
+from PIL import Image
 
 from galaxray.batches import Batch
 from galaxray.cutouts import Fetcher, FetchStats
 from galaxray.errors import ConfigError
+from galaxray.images import View
+from galaxray.stages import Decode
 
 
 def fetch(batch: Batch, **settings: Any) -> Batch:
@@ -148,6 +153,56 @@ def test_the_pixel_scale_follows_from_the_width_on_the_sky(tmp_path: Path) -> No
     batch["size_arcsec"] = np.array([100.0, np.nan, 100.0])
     batch["pixel_scale_arcsec"] = np.array([np.nan, np.nan, 0.5])
     assert fetch(batch, pixel_scale_arcsec=0.3)["pixel_scale_arcsec"].tolist() == [0.25, 0.3, 0.5]
+
+
+def test_files_have_no_scale_that_nobody_gave(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(images.jpeg(400))
+    paths = [str(tmp_path / "a.jpg")] * 2
+    assert np.isnan(fetch_paths(*paths)["pixel_scale_arcsec"]).all()
+    assert fetch_paths(*paths, pixel_scale_arcsec=0.3)["pixel_scale_arcsec"].tolist() == [0.3, 0.3]
+    assert fetch_paths(*paths, fov_arcsec=100)["pixel_scale_arcsec"].tolist() == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "BMP", "WEBP", "PNG", "FITS.gz"])
+def test_the_real_width_of_any_file_makes_its_scale(tmp_path: Path, kind: str) -> None:
+    content = io.BytesIO()
+    if kind == "FITS.gz":
+        content.write(gzip.compress(images.fits(100)))
+    else:
+        Image.open(io.BytesIO(images.jpeg(100))).save(content, kind)
+    (tmp_path / "a").write_bytes(content.getvalue())
+    batch = make_batch([0.0] * 3, path=[str(tmp_path / "a")] * 3)
+    batch["size_arcsec"] = np.array([100.0, np.nan, 100.0])
+    batch["pixel_scale_arcsec"] = np.array([np.nan, np.nan, 0.5])
+    decoded = Decode([View(size=32)])(fetch(batch))
+    assert decoded["status"].tolist() == ["ok"] * 3
+    np.testing.assert_array_equal(decoded["pixel_scale_arcsec"], [1.0, np.nan, 0.5])
+
+
+def test_a_template_that_a_row_cannot_fill_costs_that_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(*args: object) -> None:
+        raise OverflowError("a bug")
+
+    monkeypatch.setattr("galaxray.cutouts.files.FileSource._is_inside", break_down)
+    batch = fetch_ids(f"{tmp_path}/{{object_id}}", "a")
+    assert (batch["status"][0], batch["attempts"][0]) == ("unreachable", 0)
+    assert batch["error"][0] == "internal error: OverflowError: a bug"
+
+
+def test_s3_without_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem(skip_instance_cache=True)
+    filesystem.pipe_file(f"{s3_bucket}/private.jpg", images.jpeg(64))
+    filesystem.pipe_file(f"{s3_bucket}/public.jpg", images.jpeg(64), ACL="public-read")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    batch = fetch_paths(f"{s3_bucket}/public.jpg", f"{s3_bucket}/private.jpg", "s3://a b/c.jpg")
+    assert batch["status"].tolist() == ["ok", "unreachable", "not_covered"]
+    assert batch["error"][1] == "permission denied (no AWS credentials were found)"
 
 
 def test_s3(s3_bucket: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from galaxray.cutouts.quality import check_image
 from galaxray.errors import RowError
 from galaxray.images import decode
 from galaxray.schema import Status
@@ -115,6 +116,27 @@ def test_image_in_an_extension_and_gzip() -> None:
     expected = decode(to_file(cutout(), BANDS="grz"))
     np.testing.assert_array_equal(decode(file.getvalue()), expected)
     np.testing.assert_array_equal(decode(gzip.compress(file.getvalue())), expected)
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+@pytest.mark.parametrize("compression", ["GZIP_1", "RICE_1"])
+def test_tile_compressed(compression: str, planes: int) -> None:
+    flux = (cutout()[:planes] * 1e4).astype(np.int32)
+    flux = flux[0] if planes == 1 else flux
+    file = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(flux, compression_type=compression)]).writeto(file)
+    assert check_image(file.getvalue(), max_pixels=10**6) == (60, 60)
+    np.testing.assert_array_equal(decode(file.getvalue()), decode(to_file(flux)))
+    assert_refused(file.getvalue(), Status.CORRUPT, "too large", max_pixels=3599)
+    assert_refused(file.getvalue()[:-2880], Status.CORRUPT, "truncated")
+    damaged = file.getvalue().replace(b"ZNAXIS1 =                   60", b"ZNAXIS1 =                  600")
+    assert_refused(damaged, Status.CORRUPT, "cannot be decoded")
+
+
+def test_a_tile_compressed_cube_of_many_planes_is_refused() -> None:
+    file = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(np.zeros((17, 9, 9), np.int16))]).writeto(file)
+    assert_refused(file.getvalue(), Status.CORRUPT, "17 planes is too large")
 
 
 def test_blank_bands() -> None:
