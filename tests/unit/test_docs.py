@@ -39,6 +39,14 @@ def test_recipes_are_valid(recipe):
     assert recipe.read_text().startswith("# "), "the header says what to expect"
 
 
+def test_no_two_commands_of_the_readme_share_a_folder():
+    """The second would be refused; only a dry run and the run it is for go together."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if "--output " in line and "--dry-run" not in line]
+    outputs = [re.findall(r"--output (\S+)", line)[0] for line in lines]
+    assert len(outputs) == len(set(outputs)) > 3
+
+
 def test_readme_tells_every_fixed_column_and_status():
     text = (ROOT / "README.md").read_text()
     assert [name for name in COLUMNS if f"`{name}`" not in text] == []
