@@ -194,6 +194,10 @@ def test_too_many_failed_rows_is_status_3(tmp_path, service):
     failed = run(*flags, "--output", tmp_path / "run", "--max-failed-fraction", "0.1", status=3)
     assert "12.5% of the rows failed" in failed.stderr
     assert len(read(tmp_path / "run")) == 40
+    at_most = ["--output", tmp_path / "run", "--max-failed-fraction", "0.125"]
+    run(*flags, *at_most)
+    assert "40 of 40 rows are done" in run(*flags, *at_most, "--dry-run").stdout
+    assert "limit was None, is 5" in run(*flags, *at_most, "--dry-run", "--limit", "5", status=2).stderr
 
 
 def test_a_stage_that_hangs_ends_the_run_with_its_name(tmp_path, service):
@@ -206,6 +210,17 @@ def test_a_stage_that_hangs_ends_the_run_with_its_name(tmp_path, service):
     assert "Traceback" not in stalled.stderr
 
 
+@pytest.mark.timeout(300)
+def test_a_path_template_takes_the_path_column(tmp_path):
+    (tmp_path / "c.csv").write_text("object_id,path\na,x.jpg\n")
+    template = f"{tmp_path}/images/{{path}}"
+    flags = ["--catalog", tmp_path / "c.csv", "--output", tmp_path / "run", "--stages", "fetch", *QUICK]
+    run(*flags, "--cutouts.source", "files", "--cutouts.path_template", template)
+    table = read(tmp_path / "run")
+    assert table["status"].tolist() == ["not_covered"]
+    assert table["image_url"].tolist() == [f"{tmp_path}/images/x.jpg"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -215,6 +230,9 @@ def test_a_stage_that_hangs_ends_the_run_with_its_name(tmp_path, service):
         (["--catalog", "{catalog}", "--output", "o", "--classifier.weights", "none.ckpt"], "none.ckpt"),
         (["--catalog", "{catalog}", "--output", "o", "--compute.device", "cuda"], "no GPU"),
         (["--catalog", "{catalog}", "--output", "o", "--columns.ra_column", "alpha"], "alpha"),
+        (["--catalog", "{catalog}", "--output", "/proc/o"], "cannot be written to"),
+        (["--catalog", "{catalog}", "--output", "/proc/o", "--dry-run"], "cannot be written to"),
+        (["--catalog", "{catalog}", "--output", "o", "--cutouts.size_pixels", "5000"], "cutouts.size_pixels 5000"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, flags, message):
