@@ -12,8 +12,12 @@ from typing import Any
 from galaxray.config import RunConfig
 from galaxray.images import View
 from galaxray.stages import Classify, Embed, Segment, Stage
+from galaxray.trees import DecisionTree
 
-__all__ = ["ModelSet", "describe_models", "model_stages"]
+__all__ = ["ModelSet", "describe_models", "model_stages", "settle_precision"]
+
+
+_MODELS = frozenset({"classify", "embed", "segment"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,25 @@ class ModelSet:
     lines: tuple[str, ...]
 
 
+def settle_precision(config: RunConfig, device: str) -> RunConfig:
+    """Replace the precision ``auto`` by what it means on the device of the models.
+
+    So all workers compute alike, ``run.json`` says how, and a run is not continued otherwise.
+
+    Parameters
+    ----------
+    config : RunConfig
+    device : {"cpu", "cuda"}
+        Where the models run; see `galaxray.models.choose_precision`.
+    """
+    if config.compute.precision != "auto" or not _MODELS & set(config.stages):
+        return config
+    from galaxray.models import choose_precision  # loads torch
+
+    compute = config.compute.model_copy(update={"precision": choose_precision(device)})
+    return config.model_copy(update={"compute": compute})
+
+
 def describe_models(config: RunConfig) -> ModelSet:
     """Load the models of a run once, so that a bad file is found before anything starts.
 
@@ -44,30 +67,35 @@ def describe_models(config: RunConfig) -> ModelSet:
         If a model cannot be loaded, or cannot do what is asked of it.
     """
     views: list[View] = []
+    tree: DecisionTree | None = None
     record: dict[str, Any] = {}
     lines: list[str] = []
     for name, stage in model_stages(config, config.stages, "cpu", 1).items():
         match stage:
             case Classify(classifier=model):
-                tree = model.tree.name if model.tree else None
-                record["classifier"] = {
-                    "digest": model.digest,
-                    "task": model.task,
-                    "tree": tree,
-                    "precision": model.precision,
-                }
+                tree = model.tree
+                name_of_tree = tree.name if tree else None
+                record["classifier"] = {"digest": model.digest, "task": model.task, "tree": name_of_tree}
                 passes = f", {config.classifier.passes} passes" if config.classifier.passes > 1 else ""
-                outputs = f"{tree or model.task}, {len(model.labels)} outputs{passes}"
+                outputs = f"{name_of_tree or model.task}, {len(model.labels)} outputs{passes}"
                 what = f"{', '.join(config.classifier.weights)} ({outputs})"
             case Embed(embedder=model):
                 record["embedder"] = {"digest": model.digest, "dim": model.dim}
                 what = f"{config.embedder.weights} ({model.dim} dimensions)"
             case Segment(segmenter=model):
                 record["segmenter"] = {"digest": model.digest, "zoom": model.view.zoom}
-                what = f"{config.segmenter.weights} ({config.segmenter.where})"
+                what = f"{config.segmenter.weights} ({_segmented(config, tree)})"
         views.append(model.view)
         lines.append(f"{name:<10} {what}, at {model.view.name}")
     return ModelSet(views=tuple(dict.fromkeys(views)), record=record, lines=tuple(lines))
+
+
+def _segmented(config: RunConfig, tree: DecisionTree | None) -> str:
+    """Say which galaxies are segmented."""
+    asks = {question.stem for question in tree.questions} if tree else set()
+    if config.segmenter.where == "all" or asks & {"smooth-or-featured", "disk-edge-on"}:
+        return config.segmenter.where
+    return "every galaxy: no votes here tell which are face-on and featured"
 
 
 def model_stages(config: RunConfig, names: Sequence[str], device: str, num_threads: int) -> dict[str, Stage]:
@@ -82,7 +110,7 @@ def model_stages(config: RunConfig, names: Sequence[str], device: str, num_threa
     num_threads : int
         Threads of each model on a CPU.
     """
-    if not {"classify", "embed", "segment"} & set(names):
+    if not _MODELS & set(names):
         return {}
     from galaxray import models  # loads torch
 

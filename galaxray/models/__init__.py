@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from galaxray.models.engine import set_num_threads
+from galaxray.models.engine import choose_precision, set_num_threads
 from galaxray.models.load import load_classifier, load_embedder, load_segmenter
 from galaxray.models.predictors import Classifier, Embedder, Segmenter
 
@@ -10,6 +10,7 @@ __all__ = [
     "Classifier",
     "Embedder",
     "Segmenter",
+    "choose_precision",
     "load_classifier",
     "load_embedder",
     "load_segmenter",

@@ -22,8 +22,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from galaxray.errors import ConfigError, WeightsError
-from galaxray.models.classifier import FORBIDDEN_OPTIONS, ClassifierNet, Task
+from galaxray.errors import ConfigError, UsageError, WeightsError
+from galaxray.models.classifier import FORBIDDEN_OPTIONS, ClassifierNet, Task, is_architecture
 from galaxray.models.weights import first_line
 from galaxray.trees import DecisionTree, tree_from_labels
 
@@ -134,15 +134,20 @@ def load_checkpoint(path: Path, arch: str | None = None) -> Checkpoint:
         raise WeightsError(f"{path} is not a checkpoint of Zoobot's tree, classifier or regressor") from None
     if not encoder:
         raise WeightsError(f"{path} holds no encoder")
-    model = ClassifierNet(
-        arch=_find_arch(path, hparams, encoder, options, arch),
-        outputs=len(bias),
-        task=task,
-        dropout=float(hparams.get("head_dropout_prob", hparams.get("dropout_rate", 0.0))),
-        unit_interval=bool(hparams.get("unit_interval", False)),
-        in_chans=_in_chans(encoder),
-        encoder_options=options,
-    )
+    try:
+        model = ClassifierNet(
+            arch=_find_arch(path, hparams, encoder, options, arch),
+            outputs=len(bias),
+            task=task,
+            dropout=float(hparams.get("head_dropout_prob", hparams.get("dropout_rate", 0.0))),
+            unit_interval=bool(hparams.get("unit_interval", False)),
+            in_chans=_in_chans(encoder),
+            encoder_options=options,
+        )
+    except UsageError:
+        raise
+    except Exception as error:  # whatever timm and torch make of what the file holds
+        raise WeightsError(f"{path} does not fit together as a model: {first_line(error)}") from None
     try:
         model.encoder.load_state_dict(encoder)
         model.head.linear.load_state_dict({"weight": weight, "bias": bias})
@@ -185,7 +190,11 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _in_chans(encoder: Mapping[str, Tensor]) -> int:
-    return int(next(tensor.shape[1] for tensor in encoder.values() if tensor.ndim == 4))
+    """Channels that the first convolution takes."""
+    found = [tensor.shape[1] for tensor in encoder.values() if tensor.ndim == 4]
+    if not found:
+        raise ValueError("the encoder holds no convolution")
+    return int(found[0])
 
 
 def _find_arch(
@@ -193,18 +202,18 @@ def _find_arch(
 ) -> str:
     """Name of the timm architecture: as given, as the file names it, or the one whose weights have these shapes."""
     if arch is not None:
-        if not timm.is_model(arch):
+        if not is_architecture(arch):
             raise ConfigError(f"timm has no architecture {arch!r} (classifier.arch)")
         return arch
     # e.g. hf_hub:mwalmsley/zoobot-encoder-greyscale-convnext_nano, or convnext_nano.in12k; never asked of a hub
     named = str(hparams.get("name") or hparams.get("architecture_name") or "")
     candidate = re.split(r"[/:-]", named)[-1].partition(".")[0]
     candidate = {"efficientnet": "efficientnet_b0"}.get(candidate, candidate)  # so named by early versions
-    if timm.is_model(candidate):
+    if is_architecture(candidate):
         return candidate
     shapes = {name: tensor.shape for name, tensor in encoder.items()}
     for name in next((family for marker, family in ZOO.items() if marker in encoder), ()):
-        if timm.is_model(name) and _shapes(name, _in_chans(encoder), options) == shapes:
+        if is_architecture(name) and _shapes(name, _in_chans(encoder), options) == shapes:
             logger.info("%s does not name its architecture; by its weights it is %s", path, name)
             return name
     raise WeightsError(f"{path} does not say which timm architecture its encoder is: give it as classifier.arch")
@@ -218,14 +227,15 @@ def _shapes(arch: str, in_chans: int, options: Mapping[str, Any]) -> dict[str, t
 
 def _tree(path: Path, hparams: Mapping[str, Any]) -> DecisionTree:
     schema = hparams.get("schema", hparams)
-    pairs = schema.question_answer_pairs if isinstance(schema, _Schema) else schema["question_answer_pairs"]
-    every = schema.dependencies if isinstance(schema, _Schema) else schema["dependencies"]
-    labels = [question + answer for question, answers in pairs.items() for answer in answers]
-    # A schema carries the dependencies of all campaigns; those of other campaigns' questions mean nothing here.
-    tree: dict[str, Any] = {
-        "question_answer_pairs": pairs,
-        "dependencies": {question: every.get(question) for question in pairs},
-    }
+    try:
+        pairs = schema.question_answer_pairs if isinstance(schema, _Schema) else schema["question_answer_pairs"]
+        every = schema.dependencies if isinstance(schema, _Schema) else schema["dependencies"]
+        labels = [question + answer for question, answers in pairs.items() for answer in answers]
+        # A schema carries the dependencies of all campaigns; those of other campaigns' questions mean nothing here.
+        after = {question: every.get(question) for question in pairs}
+    except (KeyError, TypeError, AttributeError):
+        raise WeightsError(f"{path} holds no schema of questions and answers, so its outputs have no names") from None
+    tree: dict[str, Any] = {"question_answer_pairs": pairs, "dependencies": after}
     try:
         known = tree_from_labels(labels)
         tree |= {"name": known.name, "suffix": known.suffix}

@@ -6,6 +6,7 @@ concentrations of one Dirichlet distribution per question.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
@@ -13,12 +14,21 @@ import timm
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FORBIDDEN_OPTIONS", "ClassifierNet", "Head", "Task"]
+__all__ = ["FORBIDDEN_OPTIONS", "ClassifierNet", "Head", "Task", "is_architecture"]
 
 Task = Literal["tree", "classes", "regression"]
 
 FORBIDDEN_OPTIONS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 """Of ``timm.create_model``: with these a model file could make it read other files or ask the network."""
+
+
+def is_architecture(name: object) -> bool:
+    """Whether a name is that of an architecture of timm, and no more.
+
+    ``timm.create_model`` also takes addresses (``hf-hub:owner/name``, ``local-dir:/folder``), for which it asks the
+    network or reads other files; a model file must not make it do so.
+    """
+    return isinstance(name, str) and bool(re.fullmatch(r"\w+(\.\w+)?", name)) and timm.is_model(name)
 
 
 class Head(nn.Module):
@@ -117,6 +127,8 @@ class ClassifierNet(nn.Module):
         }
         if FORBIDDEN_OPTIONS & self.architecture["encoder_options"].keys():
             raise ValueError(f"encoder_options must hold none of {', '.join(sorted(FORBIDDEN_OPTIONS))}")
+        if not is_architecture(arch):
+            raise ValueError(f"timm has no architecture {arch!r}")
         self.encoder: nn.Module = timm.create_model(
             arch,
             pretrained=False,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from galaxray.errors import ConfigError
 from galaxray.memory import keep_freed_memory, worker_environment
 
-__all__ = ["Engine", "set_num_threads", "worker_environment"]
+__all__ = ["Engine", "choose_precision", "set_num_threads", "worker_environment"]
 
 Precision = Literal["auto", "fp32", "bf16"]
 Module = TypeVar("Module", bound=nn.Module)
@@ -56,9 +56,7 @@ class Engine:
             raise ConfigError("compute.device is cuda, but torch finds no GPU here")
         self.device = torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
         on_gpu = self.device.type == "cuda"
-        if precision == "auto":
-            precision = "bf16" if _has_bf16(self.device) else "fp32"
-        self.precision = precision
+        self.precision = choose_precision(self.device.type) if precision == "auto" else precision
         self.batch_size = batch_size or (GPU_BATCH if on_gpu else CPU_BATCH)
         if on_gpu:
             torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
@@ -83,6 +81,10 @@ class Engine:
     ) -> tuple[NDArray[np.generic], ...]:
         """Apply a function to images, a few at a time.
 
+        Every call of the function is for ``batch_size`` images, the last made up with black ones: with another number
+        torch takes other ways through a layer, and the last bits differ. So, on the same hardware, what comes out for
+        an image does not depend on those that come with it.
+
         Parameters
         ----------
         function : callable
@@ -96,29 +98,40 @@ class Engine:
         tuple of ndarray
             The function's results for all N; no images give arrays without rows.
         """
-        if not len(images):  # not every architecture can do nothing: one image is done in vain
-            blank, zeros = np.zeros((1, *images.shape[1:]), np.uint8), [np.zeros(1, np.int64) for _ in columns]
-            return tuple(result[:0] for result in self.run(function, blank, *zeros))
-        starts = range(0, len(images), self.batch_size)
+        starts = range(0, max(1, len(images)), self.batch_size)  # of no images, results without rows
 
         def run_batch(start: int) -> tuple[Tensor, ...]:
             rows = slice(start, start + self.batch_size)
+            count = len(images[rows])
             with torch.inference_mode():
                 inputs = self._to_device(images[rows]).permute(0, 3, 1, 2)  # a view: the layout is channels_last
-                return function(inputs.float().mul_(1 / 255), *(self._to_device(column[rows]) for column in columns))
+                results = function(inputs.float().mul_(1 / 255), *(self._to_device(column[rows]) for column in columns))
+            return tuple(result[:count] for result in results)
 
         spread = self._num_threads > 1 and len(starts) > 1
         results = list(self._threads.map(run_batch, starts) if spread else map(run_batch, starts))
         return tuple(torch.cat(parts).cpu().numpy() for parts in zip(*results, strict=True))
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
+        """Copy up to ``batch_size`` rows, made up with zeros, to the device."""
+        if len(array) < self.batch_size:
+            missing = np.zeros((self.batch_size - len(array), *array.shape[1:]), array.dtype)
+            array = np.concatenate([array, missing])
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
 
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # older versions of torch do not tell
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+def choose_precision(device: str) -> Literal["fp32", "bf16"]:
+    """Precision ``auto`` on a device: bf16 where this machine's hardware has it.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+        Of a GPU elsewhere (there is none here) it is taken for granted: all have it since NVIDIA's Ampere (2020).
+    """
+    if device == "cuda":
+        has_bf16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # older versions of torch do not tell
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        has_bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return "bf16" if has_bf16 else "fp32"

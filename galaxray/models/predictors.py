@@ -204,12 +204,20 @@ class Segmenter:
         -------
         uint8 (N, 2, size, size)
             Spiral arms and bar; 255 is a pixel that every volunteer would mark.
+
+        Raises
+        ------
+        FloatingPointError
+            If the model's outputs are not finite: 8 bits cannot say so.
         """
 
-        def segment(inputs: Tensor) -> tuple[Tensor]:
+        def segment(inputs: Tensor) -> tuple[Tensor, Tensor]:
             with self._engine.autocast():
-                logits = self._model(inputs)
-            return (torch.sigmoid(logits.float()).mul_(255).round_().to(torch.uint8),)
+                logits = self._model(inputs).float()
+            finite = logits.isfinite().all(dim=(1, 2, 3))
+            return torch.sigmoid(logits).mul_(255).round_().to(torch.uint8), finite
 
-        (masks,) = self._engine.run(segment, images)
+        masks, finite = self._engine.run(segment, images)
+        if not finite.all():
+            raise FloatingPointError("the model's outputs are not finite")
         return masks.astype(np.uint8, copy=False)

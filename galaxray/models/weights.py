@@ -120,7 +120,10 @@ def _download(ref: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    owner, name, *file = ref.removeprefix("hf_hub:").split("/", 2)
+    owner, _, name = ref.removeprefix("hf_hub:").partition("/")
+    name, *file = name.split("/", 1)
+    if not (owner and name and all(file)):
+        raise WeightsError(f"{ref} is no address on the hub: it reads hf_hub:OWNER/NAME or hf_hub:OWNER/NAME/FILE")
     try:
         for filename in file or HUB_FILES:
             try:
@@ -151,6 +154,8 @@ def read_card(weights: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is no valid JSON: {error}") from None
     if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("kind") not in KINDS:
         raise WeightsError(f"{path} is not the card of a galaxray model (format {FORMAT})")
+    if not isinstance(card.get("architecture"), dict):
+        raise WeightsError(f"{path} does not say how to build the model: it has no architecture")
     return card
 
 
@@ -186,9 +191,11 @@ def load_model(weights: Path | str, kind: str | None = None) -> tuple[nn.Module,
         state = {name: t.float() if t.is_floating_point() else t for name, t in load_tensors(data).items()}
         module = KINDS[card["kind"]](**card["architecture"])
         module.load_state_dict(state)
+    except WeightsError:
+        raise
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} cannot be read: {first_line(error)}") from None
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever torch and timm make of what the card says
         raise WeightsError(f"{path} does not fit the architecture on its card: {first_line(error)}") from None
     return module.eval().requires_grad_(False).to(torch.float32), card
 

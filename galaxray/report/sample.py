@@ -36,7 +36,7 @@ MAX_PICTURES = 240
 MAX_FAILURES = 2_000
 
 _MASKS = ("spiral_mask", "bar_mask")
-_NOT_SHOWN = ("image_sha256", "attempts")
+_NOT_SHOWN = ("image_sha256", "attempts", "image")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -422,3 +422,109 @@ print(in_thread() < 1000)
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, env=environment
     )
     assert done.stdout.strip() == "True", done.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_image_comes_out_the_same_in_whatever_company(precision: str) -> None:
+    """To the last bit: a run whose other images failed predicts what an undisturbed one does."""
+    classifier = models.load_classifier(["builtin:classifier"], ClassifierConfig(), "cpu", precision)
+    embedder = models.load_embedder("builtin:vae", "cpu", precision)
+    segmenter = models.load_segmenter("builtin:segmenter", "cpu", precision)
+    order = RNG.permutation(18)
+    for size, outputs in (
+        (classifier.view.size, lambda images, rows: [classifier.predict(images, rows)]),
+        (embedder.view.size, lambda images, rows: embedder.embed(images)),
+        (segmenter.view.size, lambda images, rows: [segmenter.segment(images)]),
+    ):
+        images = RNG.integers(0, 256, (18, size, size, 3), dtype=np.uint8)
+        together = outputs(images, np.arange(18))
+        for some in (order, order[:1], order[:5]):
+            for whole, part in zip(together, outputs(images[some], some), strict=True):
+                np.testing.assert_array_equal(part, whole[some])
+
+
+def test_masks_of_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    net = UNet((4, 8), size=64)
+    with torch.no_grad():
+        net.final.bias[0] = torch.nan
+    model = models.load_segmenter(str(save_model(tmp_path / "unet", net, {"view": {"size": 64}})), "cpu", "fp32")
+    with pytest.raises(FloatingPointError, match="not finite"):
+        model.segment(IMAGES)
+    assert model.segment(IMAGES[:0]).shape == (0, 2, 64, 64)
+
+
+def test_names_that_make_two_columns_one_are_refused(tmp_path: Path) -> None:
+    classes = save_classifier(tmp_path / "classes", "classes", 2)
+    with pytest.raises(ConfigError, match=r"two outputs called 'a'.*--classifier\.labels"):
+        load(classes, labels=("a", "a"))
+    assert load(classes, labels=("label", "status")).labels == ("label", "status")  # label_probability is free
+    value = save_classifier(tmp_path / "value", "regression", 1)
+    for name in ("label", "ra_deg", "status", "embedding", "path", "image", ""):
+        with pytest.raises(ConfigError, match=rf"calls its target '{name}'.*--classifier\.labels stellar_mass"):
+            load(value, labels=(name,))
+    assert load(value, labels=("stellar_mass",)).labels == ("stellar_mass",)
+
+
+def test_views_can_be_chosen(ring_model: str) -> None:
+    assert load(ring_model, view_size=96, view_zoom=1.2).view == View(96, 1.2)
+    assert load(ring_model, view_zoom=1.5).view == View(64, 1.5)
+    with pytest.raises(ConfigError, match=r"classifier\.view_zoom: zoom 1\.13"):
+        load(ring_model, view_zoom=1.13)
+
+
+def test_the_tree_as_volunteers_met_it_can_be_chosen(tmp_path: Path) -> None:
+    published = load_tree("gz2")
+    ref = save_classifier(tmp_path / "gz2", outputs=len(published))
+    assert load(ref, tree="gz2").tree == published
+    corrected = load(ref, tree="gz2", tree_version="corrected").tree
+    assert corrected == load_tree("gz2", corrected=True) != published
+    card = {"view": {"size": 64}, "tree": published.to_dict()}
+    described = str(save_model(tmp_path / "described", ClassifierNet(ARCH, len(published)), card))
+    assert load(described).tree.questions == published.questions  # type: ignore[union-attr]
+    assert load(described, tree_version="corrected").tree == corrected
+
+
+def test_trees_are_checked_when_they_are_loaded(tmp_path: Path) -> None:
+    pairs = {"smooth": ["_yes", "_no"]}
+    for tree, reason in (
+        ({"question_answer_pairs": pairs, "dependencies": {"smooth": "disk_yes"}}, "disk_yes, which is not an answer"),
+        ({"question_answer_pairs": pairs}, "holds no valid decision tree: KeyError"),
+        ({"question_answer_pairs": {"smooth": 2}, "dependencies": {"smooth": None}}, "no valid decision tree"),
+    ):
+        ref = str(save_model(tmp_path / "model", ClassifierNet(ARCH, 2), {"view": {"size": 64}, "tree": tree}))
+        with pytest.raises(WeightsError, match=reason):
+            load(ref)
+
+
+@pytest.mark.parametrize("labels", [3, "ab", [1, 2]])
+def test_labels_on_cards_are_names(labels: Any, tmp_path: Path) -> None:
+    card = {"view": {"size": 64}, "labels": labels}
+    ref = save_model(tmp_path / "model", ClassifierNet(ARCH, 2, "classes"), card)
+    with pytest.raises(WeightsError, match="holds no valid labels"):
+        load(str(ref))
+
+
+@pytest.mark.parametrize("arch", ["hf-hub:evil/x", "hf_hub:evil/x", "local-dir:/etc", "timm/resnet18", "", 3])
+def test_cards_name_architectures_and_nothing_else(arch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = Path(save_classifier(tmp_path / "model"))
+    card = json.loads(ref.with_suffix(".json").read_text())
+    card["architecture"]["arch"] = arch
+    ref.with_suffix(".json").write_text(json.dumps(card))
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was asked"))
+    with pytest.raises(WeightsError, match="timm has no architecture"):
+        load(str(ref))
+
+
+def test_cards_without_architecture(tmp_path: Path) -> None:
+    ref = Path(save_classifier(tmp_path / "model"))
+    card = json.loads(ref.with_suffix(".json").read_text())
+    del card["architecture"]
+    ref.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(WeightsError, match="it has no architecture"):
+        load(str(ref))
+
+
+@pytest.mark.parametrize("ref", ["hf_hub:zoobot", "hf_hub:", "hf_hub:/x", "hf_hub:a/", "hf_hub:a/b/"])
+def test_addresses_on_the_hub_are_checked(ref: str) -> None:
+    with pytest.raises(WeightsError, match="no address on the hub: it reads hf_hub:OWNER/NAME"):
+        resolve(ref)

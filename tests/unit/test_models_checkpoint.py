@@ -240,3 +240,48 @@ def test_hub_is_asked_only_by_its_prefix(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(WeightsError, match=r"hf_hub:a/b cannot be had from the Hugging Face hub") as caught:
         resolve("hf_hub:a/b")
     assert "\n" not in str(caught.value)
+
+
+def regressor(label_col: str) -> dict[str, Any]:
+    """What ``FinetuneableZoobotRegressor`` writes, by hand."""
+    plain = content()
+    state = {name: tensor for name, tensor in plain["state_dict"].items() if name.startswith("encoder.")}
+    state |= {"head.linear.weight": torch.randn(1, 512), "head.linear.bias": torch.zeros(1)}
+    return {"state_dict": state, "hyper_parameters": {"architecture_name": "resnet18", "label_col": label_col}}
+
+
+def test_zoobots_default_target_needs_a_name(tmp_path: Path) -> None:
+    """``label`` is the default ``label_col`` of zoobot, and a text column of the table."""
+    path = str(save(tmp_path, regressor("label")))
+    with pytest.raises(ConfigError, match=r"calls its target 'label'.*--classifier\.labels"):
+        models.load_classifier([path], ClassifierConfig(), "cpu")
+    renamed = models.load_classifier([path], ClassifierConfig(labels=("stellar_mass",)), "cpu")
+    assert (renamed.task, renamed.labels) == ("regression", ("stellar_mass",))
+    path = str(save(tmp_path, regressor("redshift")))
+    assert models.load_classifier([path], ClassifierConfig(), "cpu").labels == ("redshift",)
+
+
+def test_checkpoints_that_do_not_fit_together(tmp_path: Path) -> None:
+    def refused(what: dict[str, Any], reason: str) -> None:
+        with pytest.raises(WeightsError, match=reason) as caught:
+            load_checkpoint(save(tmp_path, what))
+        assert "\n" not in str(caught.value)
+
+    refused(content(timm_kwargs={"nonsense": 3}), "does not fit together as a model.*nonsense")
+    refused(content(dropout_rate="much"), "does not fit together as a model")
+    flat = content()
+    flat["state_dict"] = {name: tensor for name, tensor in flat["state_dict"].items() if tensor.ndim != 4}
+    refused(flat, "holds no convolution")
+    nameless = content()
+    del nameless["hyper_parameters"]["question_answer_pairs"]
+    refused(nameless, "no schema of questions and answers")
+    refused(content(schema=7), "no schema of questions and answers")
+    for name in ("hf-hub:evil/x", "local-dir:/etc"):
+        with pytest.raises(ConfigError, match="no architecture"):
+            load_checkpoint(save(tmp_path, content()), name)
+
+
+def test_a_tree_without_a_way_to_a_question_is_refused(tmp_path: Path) -> None:
+    path = str(save(tmp_path, content(dependencies={"smooth-or-featured-xx": None, "bar-xx": "disk-xx_yes"})))
+    with pytest.raises(WeightsError, match="disk-xx_yes, which is not an answer"):
+        models.load_classifier([path], ClassifierConfig(), "cpu")

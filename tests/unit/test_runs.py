@@ -259,3 +259,10 @@ def test_many_units_span_several_parts(tmp_path):
         [512, 513],
         [998, 999],
     ]
+
+
+def test_another_precision_is_another_run(tmp_path):
+    config = RunConfig(catalog=write_catalog(tmp_path / "c.csv", 3), output=str(tmp_path / "run"))
+    plan(config.model_copy(update={"compute": config.compute.model_copy(update={"precision": "bf16"})}))
+    with pytest.raises(RunMismatchError, match=r"precision was 'bf16', is 'fp32'.*--compute\.precision bf16"):
+        plan(config.model_copy(update={"compute": config.compute.model_copy(update={"precision": "fp32"})}))

@@ -59,7 +59,9 @@ def test_zoobot_parity(kind: Kind, arch: str, options: dict[str, Any], pictures:
     # With its regressor zoobot fails where the last batch has one image.
     theirs = predict_with_zoobot(kind, arch, checkpoint, pictures, batch_size=9)
 
-    model = models.load_classifier([str(checkpoint)], ClassifierConfig(), "cpu", "fp32")
+    # zoobot calls a regressor's target "label", which is another column of our table
+    config = ClassifierConfig(labels=("stellar_mass",) if kind == "regressor" else None)
+    model = models.load_classifier([str(checkpoint)], config, "cpu", "fp32")
     images = np.stack([model.view.apply(decode(path.read_bytes())) for path in pictures])
     ours = model.predict(images, np.arange(len(images)))[:, :, 0]
 
