@@ -193,7 +193,9 @@ def test_too_many_failed_rows_is_status_3(tmp_path, service):
     flags = ["--catalog", write_catalog(tmp_path / "c.csv", 40), "--stages", "fetch", *QUICK, *from_service(service)]
     failed = run(*flags, "--output", tmp_path / "run", "--max-failed-fraction", "0.1", status=3)
     assert "12.5% of the rows failed" in failed.stderr
-    assert len(read(tmp_path / "run")) == 40
+    table = read(tmp_path / "run")
+    assert len(table) == 40
+    assert (table["image_width"].notna() == (table["status"] == "ok")).all()  # decoded without models, too
     at_most = ["--output", tmp_path / "run", "--max-failed-fraction", "0.125"]
     run(*flags, *at_most)
     assert "40 of 40 rows are done" in run(*flags, *at_most, "--dry-run").stdout

@@ -108,7 +108,8 @@ def test_jpeg_damaged_inside() -> None:
     middle = len(data) // 2
     assert_refused(data[:middle] + b"\xff\xd9", Status.CORRUPT, "premature end")
     assert_refused(data[:middle] + data[middle + 300 :], Status.CORRUPT, "Corrupt JPEG")
-    assert_refused(data[:middle] + np.random.default_rng(4).bytes(200) + data[middle + 200 :], Status.CORRUPT, "Corrupt JPEG")
+    noise = np.random.default_rng(4).bytes(200)  # its own: which error comes depends on the bytes
+    assert_refused(data[:middle] + noise + data[middle + 200 :], Status.CORRUPT, "Corrupt JPEG")
 
 
 def test_jpeg_with_more_behind_it() -> None:
