@@ -28,7 +28,7 @@ class Replay(BaseHTTPRequestHandler):
 
     def __init__(self, pictures: dict[tuple[str, str], Path], *args: object) -> None:
         self._pictures = pictures
-        super().__init__(*args)  # type: ignore[arg-type]
+        super().__init__(*args)
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)

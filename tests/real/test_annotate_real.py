@@ -42,11 +42,19 @@ def test_recorded_skyserver_pictures_over_http(tmp_path, real_data):
 
 
 @pytest.mark.timeout(300)
-def test_pictures_of_a_folder(tmp_path, real_data):
-    labels = real_data / "a2_sdss_gz1" / "labels_dev.csv"
-    flags = ["--cutouts.source", "files", "--columns.path_column", "image", "--stages", "fetch,classify"]
-    table = annotate(tmp_path / "run", "--catalog", labels, *flags)
-    names = pd.read_csv(labels, dtype=str)["OBJID"]
-    assert table["object_id"].tolist() == names.tolist()  # 18 digits, never through a float
+@pytest.mark.parametrize(
+    ("folder", "identifier", "path", "rows", "width"),
+    [
+        ("a2_sdss_gz1", "OBJID", "image", 253, 423),  # 18 digits, never through a float
+        ("a3_gzdecals_rings", "id_str", "image_jpg256", 150, 256),
+    ],
+)
+def test_pictures_of_a_folder(tmp_path, real_data, folder, identifier, path, rows, width):
+    labels = real_data / folder / "labels_dev.csv"
+    table = annotate(tmp_path / "run", "--catalog", labels, "--cutouts.source", "files", "--columns.path_column", path)
+    assert table["object_id"].tolist() == pd.read_csv(labels, dtype=str)[identifier].tolist()
+    assert len(table) == rows
     assert (table["status"] == "ok").all()
-    assert (table["image_width"] == 423).all()
+    assert (table["image_width"] == width).all()
+    assert table["pixel_scale_arcsec"].isna().all()  # nobody said
+    assert table["embedding"].notna().all()

@@ -90,7 +90,7 @@ def test_flags_win() -> None:
     assert columns.ra is not None
     assert columns.ra.found_by == "flag"
     assert names(find("RA", "DECL_2", dec_column="decl_2"))[1:] == ["RA", "DECL_2"]
-    assert find("ra", "RA", "dec", ra_column="RA").ra.positions == (1,)  # type: ignore[union-attr]
+    assert find("ra", "RA", "dec", ra_column="RA").ra.positions == (1,)
 
 
 def test_junk_index_is_never_an_identifier() -> None:
@@ -108,7 +108,7 @@ def test_legacy_survey_objects_are_numbered_within_a_brick() -> None:
 def test_paths_are_looked_for_only_where_needed() -> None:
     assert find("ra", "dec", "file_loc").path is None
     for name in ("file_loc", "path", "filename", "image_path", "png_loc", "image", "file"):
-        assert find("ra", "dec", name, path=True).path.name == name  # type: ignore[union-attr]
+        assert find("ra", "dec", name, path=True).path.name == name
     assert find("ra", "dec", "x", path_column="x").path is not None
 
 

@@ -33,7 +33,7 @@ def write(folder: Path, content: str | bytes, name: str = "c.csv") -> str:
 
 def read(uri: str | Path, **arguments: object) -> dict[str, list[object]]:
     config = CatalogConfig.model_validate(arguments.pop("config", {}))
-    catalog = open_catalog(str(uri), config, **arguments)  # type: ignore[arg-type]
+    catalog = open_catalog(str(uri), config, **arguments)
     return pa.Table.from_batches(catalog.slices()).to_pydict()
 
 
@@ -53,7 +53,7 @@ def test_bad_rows_get_a_status_and_a_reason(tmp_path: Path) -> None:
         "RA 'x' is not an angle; Dec 'y' is not an angle",
         None,
     ]
-    assert np.isnan(table["ra_deg"][1])  # type: ignore[call-overload]
+    assert np.isnan(table["ra_deg"][1])
     assert (table["ra_deg"][8], table["dec_deg"][8]) == (359.5, -90.0)
 
 
@@ -67,7 +67,7 @@ def test_positions_are_not_needed_for_files(tmp_path: Path) -> None:
     table = read(path, need_coordinates=False, need_path=True)
     assert table["path"] == [f"{tmp_path}/a.jpg", f"{tmp_path}/b.jpg"]
     assert table["status"] == ["ok", "ok"]
-    assert np.isnan(table["ra_deg"]).all()  # type: ignore[call-overload]
+    assert np.isnan(table["ra_deg"]).all()
     catalog = open_catalog(path, need_coordinates=False, need_path=True)
     assert not catalog.has_coordinates
     assert catalog.schema.names[-1] == "path"
@@ -87,8 +87,8 @@ def test_pixel_scales_and_sizes(tmp_path: Path, caplog: pytest.LogCaptureFixture
     table["diam"].unit = "arcmin"
     table.write(tmp_path / "c.fits")
     rows = read(tmp_path / "c.fits", config={"size_column": "diam"})
-    np.testing.assert_allclose(rows["pixel_scale_arcsec"], [0.262, np.nan, np.nan])  # type: ignore[arg-type]
-    np.testing.assert_allclose(rows["size_arcsec"], [30, 120, 60])  # type: ignore[arg-type]
+    np.testing.assert_allclose(rows["pixel_scale_arcsec"], [0.262, np.nan, np.nan])
+    np.testing.assert_allclose(rows["size_arcsec"], [30, 120, 60])
     assert not caplog.records
     read(write(tmp_path, "ra,dec,pixscale\n1,2,small\n3,4,0\n"))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]

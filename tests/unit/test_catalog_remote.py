@@ -23,7 +23,7 @@ CSV = "objid,ra,dec\n" + "".join(f"{587727178986356823 + n},{n},0.5\n" for n in 
 
 
 def identifiers(uri: str, **arguments: object) -> list[str]:
-    catalog = open_catalog(uri, **arguments)  # type: ignore[arg-type]
+    catalog = open_catalog(uri, **arguments)
     return [value for piece in catalog.slices(rows=100) for value in piece["object_id"].to_pylist()]
 
 

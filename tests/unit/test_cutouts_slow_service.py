@@ -49,7 +49,7 @@ async def end_of_units(config: CutoutConfig, service: SlowService) -> list[float
     limiter = LocalLimiter(config.requests_per_s, config.max_in_flight)
     reader = HttpReader(config, "http://slow", limiter=limiter, check=lambda body: None, stats=FetchStats())
     await reader.close()
-    reader._session = service  # type: ignore[assignment]
+    reader._session = service
 
     async def fetch_unit(unit: int) -> float:
         answers = await asyncio.gather(*(reader.read(f"http://slow/{unit}/{row}") for row in range(ROWS)))

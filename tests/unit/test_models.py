@@ -62,7 +62,7 @@ def test_classifier_net_tasks() -> None:
     unit = ClassifierNet(ARCH, 2, "regression", unit_interval=True).eval()
     torch.testing.assert_close(unit(images), torch.sigmoid(unit.logits(images)))
     with pytest.raises(ValueError, match="unknown task"):
-        ClassifierNet(ARCH, 2, "guess")  # type: ignore[arg-type]
+        ClassifierNet(ARCH, 2, "guess")
     with pytest.raises(ValueError, match="encoder_options must hold none"):
         ClassifierNet(ARCH, 2, encoder_options={"checkpoint_path": "other.pth"})
 
@@ -110,7 +110,7 @@ def test_vae_learns() -> None:
     optimizer = torch.optim.Adam(vae.parameters(), 3e-3)
     for _ in range(120):
         optimizer.zero_grad()
-        VAE.loss(vae(images), images, beta=0.1)[0].backward()  # type: ignore[no-untyped-call]
+        VAE.loss(vae(images), images, beta=0.1)[0].backward()
         optimizer.step()
     error = (vae.eval()(images).reconstruction - images).square().mean()
     assert error < 0.3 * images.var(dim=0).mean()
@@ -480,7 +480,7 @@ def test_the_tree_as_volunteers_met_it_can_be_chosen(tmp_path: Path) -> None:
     assert corrected == load_tree("gz2", corrected=True) != published
     card = {"view": {"size": 64}, "tree": published.to_dict()}
     described = str(save_model(tmp_path / "described", ClassifierNet(ARCH, len(published)), card))
-    assert load(described).tree.questions == published.questions  # type: ignore[union-attr]
+    assert load(described).tree.questions == published.questions
     assert load(described, tree_version="corrected").tree == corrected
 
 

@@ -115,7 +115,7 @@ def test_compiled_encoder(tmp_path: Path) -> None:
     plain = content()
     state = {name.replace("encoder.", "encoder._orig_mod."): tensor for name, tensor in plain["state_dict"].items()}
     found = load_checkpoint(save(tmp_path, plain | {"state_dict": state})).model
-    torch.testing.assert_close(found.encoder.conv1.weight, plain["state_dict"]["encoder.conv1.weight"])  # type: ignore[union-attr]
+    torch.testing.assert_close(found.encoder.conv1.weight, plain["state_dict"]["encoder.conv1.weight"])
 
 
 @pytest.mark.parametrize(

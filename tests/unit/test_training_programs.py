@@ -104,9 +104,9 @@ def test_loss_falls(sky: SkyDataset) -> None:
 def test_finished_segmenter_is_cut_where_it_fits_best(sky: SkyDataset) -> None:
     task = make_task("segmenter", sky, sky, seed=0)
     model = train_loop(task, LoopConfig(epochs=100, batch_size=8, learning_rate=5e-3), lambda kind, figures: None)
-    before, bias = task.validate(model), model.final.bias.clone()  # type: ignore[union-attr, operator]
+    before, bias = task.validate(model), model.final.bias.clone()
     after = task.validate(task.finished(model))
-    assert not torch.equal(bias, model.final.bias)  # type: ignore[arg-type, union-attr]
+    assert not torch.equal(bias, model.final.bias)
     assert all(after[name] >= before[name] for name in ("validation_spiral_iou", "validation_bar_iou"))
     assert sum(after.values()) > sum(before.values())
 

@@ -145,7 +145,7 @@ def test_from_zoobot_schema():
 
 def test_trees_are_frozen():
     with pytest.raises(FrozenInstanceError):
-        load_tree("gz2").name = "mine"  # type: ignore[misc]
+        load_tree("gz2").name = "mine"
 
 
 def make(pairs, dependencies):

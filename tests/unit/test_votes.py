@@ -50,7 +50,7 @@ def test_segmenter_and_report_go_by_the_same_votes(batch: Batch) -> None:
 
     pixels = {"pixels": np.zeros((2, 8, 8, 3), np.uint8), "pixel_scale_arcsec": np.ones(2)}
     pixels |= {name: np.full(2, 8, np.int32) for name in ("image_width", "image_height")}
-    segmented = Segment(Blank(), SegmenterConfig())(batch | pixels)  # type: ignore[arg-type]
+    segmented = Segment(Blank(), SegmenterConfig())(batch | pixels)
     assert [mask is not None for mask in segmented["spiral_mask"]] == [True, False]
     classes = group(batch)
     assert "Smooth" not in classes.names[classes.member[0]]
