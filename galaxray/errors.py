@@ -8,7 +8,8 @@
     │   ├── CatalogError          a catalogue that cannot be read
     │   ├── WeightsError          a model file that is missing, damaged or not trusted
     │   ├── PlanError             a run that cannot fit on this cluster
-    │   └── RunMismatchError      a run folder made with another config or catalogue
+    │   ├── RunMismatchError      a run folder made with another config or catalogue
+    │   └── RunBusyError          a run folder that another program works on
     ├── RunError                  a run that could not finish: exit status 1
     └── RowError                  one galaxy failed: becomes its status, never ends a run
 
@@ -25,6 +26,7 @@ __all__ = [
     "GalaxrayError",
     "PlanError",
     "RowError",
+    "RunBusyError",
     "RunError",
     "RunMismatchError",
     "UsageError",
@@ -62,6 +64,10 @@ class PlanError(UsageError):
 
 class RunMismatchError(UsageError):
     """The run folder was made with another configuration or catalogue."""
+
+
+class RunBusyError(UsageError):
+    """Another program works on the run folder."""
 
 
 class RunError(GalaxrayError):

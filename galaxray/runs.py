@@ -12,6 +12,7 @@ no other record has to agree with the files.
     OUTPUT/annotations/unit-00000000.parquet
     OUTPUT/thumbnails/unit-00000000.parquet   pictures of a small sample, for the report
     OUTPUT/summary.json, OUTPUT/report.html
+    OUTPUT/lock.json                       while a program works on the run (galaxray.lock)
 """
 
 from __future__ import annotations

@@ -48,6 +48,12 @@ class Folder(Protocol):
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all, replacing what was there."""
 
+    def create(self, name: str, content: bytes) -> bool:
+        """Write a file if there is none of this name; whether it did. Of several at a time, one does."""
+
+    def remove(self, name: str) -> None:
+        """Delete a file, if it is there."""
+
     def adopt(self, local: Path, name: str) -> None:
         """Move a finished local file into the folder, whole or not at all."""
 
@@ -96,6 +102,19 @@ class LocalFolder:
             file.flush()
             os.fsync(file.fileno())  # a rename may reach the disk before the content does
         self.adopt(staged, name)
+
+    def create(self, name: str, content: bytes) -> bool:
+        target = self._root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with target.open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        (self._root / name).unlink(missing_ok=True)
 
     def adopt(self, local: Path, name: str) -> None:
         target = self._root / name
@@ -162,6 +181,17 @@ class S3Folder:
 
     def write(self, name: str, content: bytes) -> None:
         self._s3.pipe_file(f"{self._prefix}/{name}", content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        try:
+            self._s3.pipe_file(f"{self._prefix}/{name}", content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._s3.rm_file(f"{self._prefix}/{name}")
 
     def adopt(self, local: Path, name: str) -> None:
         self._s3.put_file(str(local), f"{self._prefix}/{name}")

@@ -23,6 +23,7 @@ from galaxray.cutouts import check_cutouts
 from galaxray.dryrun import dry_run
 from galaxray.errors import GalaxrayError, RunError
 from galaxray.images import View
+from galaxray.lock import RunLock
 from galaxray.modelset import describe_models, settle_precision
 from galaxray.plan import find_run, plan_run
 from galaxray.progress import RunProgress
@@ -59,13 +60,14 @@ def annotate(settings: AnnotateSettings) -> int:
         run_there = find_run(config, catalog, models.record)
         print(dry_run(config, catalog, models, describe(pools, **expected), run_there))
         return 0
-    run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog))
-    tally = Tally(began=began)
-    work = work_left(run, retry_failed=settings.retry_failed)
-    if work.pending or work.retry:
-        with connect(config.compute) as resources:
-            stream_units(run, work, config, allot(config, **vars(resources)), models.views, tally)
-    return finish(run, config, summarize(run, run.verify(), tally))
+    with RunLock(open_folder(config.output)) as lock:
+        run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog))
+        tally = Tally(began=began)
+        work = work_left(run, retry_failed=settings.retry_failed)
+        if work.pending or work.retry:
+            with connect(config.compute) as resources:
+                stream_units(run, work, config, allot(config, **vars(resources)), models.views, tally, lock)
+        return finish(run, config, summarize(run, run.verify(), tally))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ def work_left(run: Run, *, retry_failed: bool) -> Work:
 
 
 def stream_units(
-    run: Run, work: Work, config: RunConfig, pools: dict[str, Pool], views: Sequence[View], tally: Tally
+    run: Run, work: Work, config: RunConfig, pools: dict[str, Pool], views: Sequence[View], tally: Tally, lock: RunLock
 ) -> None:
     """Send the units through the stages, and show and tally what comes out."""
     from pipelines.stream import annotate as annotate_units  # loads ray.data
@@ -101,6 +103,7 @@ def stream_units(
             for report in annotate_units(run, config, pools, views, units, retry=again) if units else ():
                 tally.add(report.rows, report.seconds, report.started)
                 progress.update(report.by_status, before=report.by_status_before)
+                lock.check()
     tally.cpu_idle = round(1 - psutil.cpu_percent() / 100, 3)
 
 

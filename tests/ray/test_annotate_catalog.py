@@ -206,10 +206,15 @@ def test_a_stage_that_hangs_ends_the_run_with_its_name(tmp_path, service):
     service.behaviour = lambda ask: "hang"
     flags = ["--catalog", write_catalog(tmp_path / "c.csv", 5), "--output", tmp_path / "run", "--stages", "fetch"]
     flags += ["--compute.stall_timeout_s", "20", "--cutouts.base_url", service.url, "--cutouts.timeout_s", "600"]
-    stalled = run(*flags, status=1)
-    assert "no progress" in stalled.stderr
-    assert "at work: fetching" in stalled.stderr
-    assert "Traceback" not in stalled.stderr
+    process = start(*flags)
+    wait_for((tmp_path / "run" / "run.json").exists, process)
+    assert f"worked on by process {process.pid} on" in run(*flags, status=2).stderr  # one program at a time
+    _, stalled = process.communicate(timeout=150)
+    assert process.returncode == 1
+    assert "no progress" in stalled
+    assert "at work: fetching" in stalled
+    assert "Traceback" not in stalled
+    assert not (tmp_path / "run" / "lock.json").exists()
 
 
 @pytest.mark.timeout(300)
