@@ -27,6 +27,14 @@ from galaxray.training.program import run_program
 from galaxray.training.tasks import RECIPES, ModelName, SkyTask, make_task
 
 
+NOT_FIT_FOR = (
+    "trained on synthetic images only: not for numbers about real galaxies",
+    "cutouts about 6.5 effective radii wide",
+    "artifacts, mergers and rings of real surveys were not seen",
+)
+"""Warnings on every card."""
+
+
 class Arguments(BaseSettings):
     """Train one of the models that come with galaxray, on the synthetic sky. Defaults are the model's recipe."""
 
@@ -86,6 +94,7 @@ def _card(name: str, task: SkyTask, config: LoopConfig, train: SkyDataset, secon
             "hours": round(seconds / 3600, 2),
             "date": time.strftime("%Y-%m-%d"),
         },
+        "not_fit_for": list(NOT_FIT_FOR),
     }
     return card | task.description
 

@@ -37,7 +37,7 @@ __all__ = [
 ModelName = Literal["classifier", "vae", "segmenter"]
 
 RECIPES: dict[ModelName, LoopConfig] = {
-    "classifier": LoopConfig(epochs=7, batch_size=32, learning_rate=1.5e-3),
+    "classifier": LoopConfig(epochs=12, batch_size=32, learning_rate=1.5e-3),
     "vae": LoopConfig(epochs=8, batch_size=64, learning_rate=2e-3),
     "segmenter": LoopConfig(epochs=10, batch_size=64, learning_rate=2e-3),
 }
