@@ -26,7 +26,6 @@ from galaxray.training.loop import LoopConfig, Report, train_loop
 from galaxray.training.program import run_program
 from galaxray.training.tasks import RECIPES, ModelName, SkyTask, make_task
 
-
 NOT_FIT_FOR = (
     "trained on synthetic images only: not for numbers about real galaxies",
     "cutouts about 6.5 effective radii wide",
