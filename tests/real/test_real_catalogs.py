@@ -175,7 +175,7 @@ LOADS = [
 NO_RA = "no column for right ascension"
 REFUSED = [
     Refused(f"{SITE}/gz2/gz2_hart16.txt", "line 1, taken for the header, has 2 columns and line 2 has 1"),
-    Refused(f"{ROWS}/SOURCES.csv", f"{NO_RA}; name it with --columns.ra-column; columns found: table, repo,"),
+    Refused(f"{ROWS}/SOURCES.csv", f"{NO_RA}; name it with --columns.ra_column; columns found: table, repo,"),
     Refused(f"{ROWS}/gz_decals_concentrations.csv", NO_RA),
     Refused(f"{ROWS}/gz_desi.csv", NO_RA),
     Refused(f"{ROWS}/gz_jwst.csv", NO_RA),
@@ -189,7 +189,7 @@ REFUSED = [
     Refused("c3_hst_hsc_jwst/galsim_hst_stamps/test_catalog.fits", f"{NO_RA}; name it with"),
     Refused("c3_hst_hsc_jwst/galsim_hst_stamps/test_images.fits", "3 image 30x30"),
     Refused("c4_sdss_misc_fits/FRB180924_DESr.fits", "no table in this FITS file: 0 SCI image 228x229"),
-    Refused("c4_sdss_misc_fits/frame-r-001000-1-0100.fits.bz2", f"{NO_RA}; name it with --columns.ra-column; "),
+    Refused("c4_sdss_misc_fits/frame-r-001000-1-0100.fits.bz2", f"{NO_RA}; name it with --columns.ra_column; "),
     Refused(f"{REPLIES}/astroquery/esa_jwst__simbad_TEST.vot", "a table with 9 columns but no rows"),
     Refused(f"{REPLIES}/astroquery/ipac_ned__error.xml", "the service that wrote it says: No note found."),
     Refused(f"{REPLIES}/astroquery/mast__panstarrs.json", "no catalogue but JSON"),
