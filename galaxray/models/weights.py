@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,11 @@ def _download(ref: str) -> Path:
     try:
         for filename in file or HUB_FILES:
             try:
-                return Path(hf_hub_download(f"{owner}/{name}", filename))
+                path = Path(hf_hub_download(f"{owner}/{name}", filename))
+                if path.suffix == ".safetensors":  # its card comes to lie beside it
+                    with suppress(EntryNotFoundError):
+                        hf_hub_download(f"{owner}/{name}", _paths(Path(filename))[1].as_posix())
+                return path
             except LocalEntryNotFoundError:
                 raise
             except EntryNotFoundError:
