@@ -10,7 +10,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-import simplejpeg  # type: ignore[import-untyped]
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 

@@ -8,6 +8,7 @@ the few plain classes named here; a file that asks for anything else is refused.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import pickle
 import re
@@ -50,6 +51,9 @@ ZOO = {
 does not name its own, and is recognised by the shapes of its weights."""
 
 
+_multiarray: Any = importlib.import_module("numpy._core.multiarray")  # what pickles name, and no stub describes
+
+
 class _Plain:
     """Stands in for a class of the file: holds its attributes, and has no behaviour."""
 
@@ -84,10 +88,10 @@ SAFE_GLOBALS: list[Any] = [
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
     np.dtypes.Int64DType,
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # type: ignore[attr-defined]
-    (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),  # type: ignore[attr-defined]
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # type: ignore[attr-defined]
+    (_multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    (_multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),
+    (_multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (_multiarray.scalar, "numpy._core.multiarray.scalar"),
 ]
 
 

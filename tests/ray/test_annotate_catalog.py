@@ -146,7 +146,7 @@ def test_an_interrupted_run_goes_on(tmp_path, service, monkeypatch):
     for blow in (signal.SIGINT, signal.SIGKILL):
         process = start(*flags)
         enough = len(finished) + 2
-        wait_for(lambda: done.is_dir() and len(list(done.glob("*.parquet"))) >= enough, process)  # noqa: B023
+        wait_for(lambda enough=enough: len(list(done.glob("*.parquet"))) >= enough, process)
         process.send_signal(blow)
         _, err = process.communicate(timeout=60)
         if blow == signal.SIGINT:

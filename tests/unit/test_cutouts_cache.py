@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,7 +106,7 @@ def test_a_folder_that_cannot_be_written_fails_no_row(
     service: FaultyService, tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a-file").touch()
-    batch, _ = fetch(service, Path(os.path.join(tmp_path, place)), [1.0, 2.0])  # noqa: PTH118
+    batch, _ = fetch(service, tmp_path / place, [1.0, 2.0])
     assert batch["status"].tolist() == ["ok", "ok"]
     assert "cannot be written" in caplog.text
 

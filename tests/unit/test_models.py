@@ -367,8 +367,8 @@ def test_bf16_is_near(ring_model: str) -> None:
     assert 0 < np.abs(ours / exact - 1).max() < 0.2
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu(ring_model: str) -> None:
+def test_no_gpu(ring_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="finds no GPU"):
         models.load_classifier([ring_model], ClassifierConfig(), "cuda")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -42,8 +44,7 @@ def test_segmenter_and_report_go_by_the_same_votes(batch: Batch) -> None:
     class Blank:
         """A segmenter that notes how many galaxies it is shown."""
 
-        class view:  # noqa: N801
-            key, size, zoom = "pixels", 8, 1.0
+        view = SimpleNamespace(key="pixels", size=8, zoom=1.0)
 
         def segment(self, images: np.ndarray) -> np.ndarray:
             return np.zeros((len(images), 2, 8, 8), np.uint8)
