@@ -35,7 +35,7 @@ from galaxray.schema import to_table
 from galaxray.stages import Decode, Fetch, Stage
 from pipelines.resources import TASK_CPUS, Pool
 
-__all__ = ["UnitReport", "annotate"]
+__all__ = ["UnitReport", "annotate", "annotated"]
 
 THUMBNAILS = 400
 """Pictures that are kept for the report."""
@@ -85,10 +85,32 @@ def annotate(
     RunError
         If the stream stalls, or a worker cannot read or write the run folder. What is written stays.
     """
+    stall_timeout_s = config.compute.stall_timeout_s or max(600.0, longest_fetch_s(config.cutouts, run.rows_per_unit))
+    dataset = annotated(run, config, pools, views, units, retry=retry, stall_timeout_s=stall_timeout_s)
+    dataset = _through(dataset, Writing, pools["write"], run=run)
+    try:
+        for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
+            yield UnitReport(**json.loads(batch["report"][0]))
+    except ExecutionTimeoutError as error:
+        raise RunError(_stalled(str(error), stall_timeout_s)) from error
+    except RayError as error:
+        raise RunError(_explain(error)) from error
+
+
+def annotated(
+    run: Run,
+    config: RunConfig,
+    pools: dict[str, Pool],
+    views: Sequence[View],
+    units: Sequence[int],
+    *,
+    retry: bool,
+    stall_timeout_s: float,
+) -> ray.data.Dataset:
+    """The stream from the list of units to finished rows, not yet written; see :func:`annotate`."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what ends a run comes as an exception
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # a block is closed after each row, and a row is a unit
-    stall_timeout_s = config.compute.stall_timeout_s or max(600.0, longest_fetch_s(config.cutouts, run.rows_per_unit))
     context.execution_no_progress_timeout_s = math.ceil(stall_timeout_s)
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
@@ -106,14 +128,7 @@ def annotate(
         pool = pools.get("models") or pools[group[0]]
         build = partial(model_stages, config, group, "cuda" if pool.num_gpus else "cpu", pool.num_threads)
         dataset = _through(dataset, Models, pool, build=build)
-    dataset = _through(dataset, Writing, pools["write"], run=run)
-    try:
-        for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
-            yield UnitReport(**json.loads(batch["report"][0]))
-    except ExecutionTimeoutError as error:
-        raise RunError(_stalled(str(error), stall_timeout_s)) from error
-    except RayError as error:
-        raise RunError(_explain(error)) from error
+    return dataset
 
 
 def _stalled(message: str, timeout_s: float) -> str:
