@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,16 +67,19 @@ class RunLock:
             If another program works on the folder.
         """
         while not self._folder.create(NAME, self._content()):
-            theirs = self._read()
-            if theirs is None:
+            found = self._read()
+            if found is None:
                 continue
-            if not self._is_dead(theirs):
+            theirs = _parse(found)
+            if self._is_mine(theirs):  # a store may take it, and fail to say so
+                break
+            if not self._is_dead(found):
                 raise RunBusyError(
                     f"{self._folder.root} is being worked on by {_describe(theirs)}: wait for it, end it, "
                     "or use another --output"
                 )
-            if self._read() == theirs:  # or a third program was faster
-                self._folder.remove(NAME)
+            if self._folder.replace(NAME, found, self._content()):  # or a third program was faster
+                break
         self._thread.start()
         return self
 
@@ -83,9 +87,12 @@ class RunLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join()
-        if self._is_mine():
-            self._folder.remove(NAME)
+        self._thread.join(self._patience_s)
+        # Neither a store that is away nor a disk that has become read-only may hide why the program ends. What it
+        # leaves is the lock of a dead program, that holds nobody up.
+        with suppress(Exception):
+            if not self._thread.is_alive() and self._is_mine(_parse(self._read())):
+                self._folder.remove(NAME)
 
     def check(self) -> None:
         """Refuse to go on without the lock.
@@ -104,44 +111,47 @@ class RunLock:
     def _keep_renewing(self) -> None:
         while not self._ended.wait(self._renew_s):
             try:
-                theirs = self._read()
-                if theirs is not None and theirs.get("id") != self._mine["id"]:
-                    self._lost_to = _describe(theirs)
+                found = self._read()
+                if found is not None and not self._is_mine(_parse(found)):
+                    self._lost_to = _describe(_parse(found))
                     return
                 self._mine["renewals"] += 1
                 self._folder.write(NAME, self._content())
             except Exception:  # a full disk, a store that is away for a moment: the next renewal may do
                 continue
 
-    def _is_dead(self, theirs: dict[str, Any]) -> bool:
+    def _is_dead(self, found: bytes) -> bool:
+        theirs = _parse(found)
         if theirs.get("place") == self._mine["place"]:
             return _process_start(int(theirs["pid"])) != theirs.get("process_start")
         until = time.monotonic() + self._patience_s
         while time.monotonic() < until:
             time.sleep(min(1.0, self._patience_s / 10))
-            if self._read() != theirs:
+            if self._read() != found:
                 return False
         return True
 
-    def _is_mine(self) -> bool:
-        try:
-            found = self._read()
-        except OSError:
-            return False
-        return found is not None and found.get("id") == self._mine["id"]
+    def _is_mine(self, lock: dict[str, Any]) -> bool:
+        return bool(lock.get("id") == self._mine["id"])
 
-    def _read(self) -> dict[str, Any] | None:
-        """What the lock says; empty if it is not readable, None if there is none."""
+    def _read(self) -> bytes | None:
+        """Content of the lock; None if there is none."""
         try:
-            found = json.loads(self._folder.read(NAME))
+            return self._folder.read(NAME)
         except FileNotFoundError:
             return None
-        except ValueError:  # its writer died, or is just about to write it
-            return {}
-        return found if isinstance(found, dict) else {}
 
     def _content(self) -> bytes:
         return json.dumps(self._mine).encode()
+
+
+def _parse(content: bytes | None) -> dict[str, Any]:
+    """What a lock says; nothing if it cannot be read: its writer died, or is just about to write it."""
+    try:
+        found = json.loads(content or b"")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _describe(lock: dict[str, Any]) -> str:

@@ -1,14 +1,26 @@
-"""S3 for what is only read: endpoint and credentials from the environment, as with every S3 tool."""
+"""S3: endpoint and credentials from the environment, as with every S3 tool (AWS_ENDPOINT_URL, AWS_PROFILE, ...)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["s3_reader"]
+__all__ = ["s3_filesystem", "s3_reader"]
+
+PATIENCE = {
+    "connect_timeout": 10,
+    "read_timeout": 20,
+    "retries": {"mode": "standard", "total_max_attempts": 8},
+}
+"""How long a store may be away. A refusal (500, 503 SlowDown) is tried again after up to 1, 2, 4, 8, 16, 20 and 20
+seconds, 35 s in the mean and 71 s at most; one that does not answer at all is given up after 16 times ``read_timeout``
+and those waits twice, which is less than the ten minutes after which a run counts as stalled."""
+
+ROUNDS = 2
+"""s3fs makes so many rounds of these attempts where a connection was lost, also in the middle of an answer."""
 
 
-def s3_reader(**options: Any) -> Any:
-    """Make a file system that reads S3; anonymously where there are no credentials (its attribute ``anon`` tells).
+def s3_filesystem(**options: Any) -> Any:
+    """Make a file system on S3 that outlasts a store's moments of weakness, for a bounded time.
 
     Parameters
     ----------
@@ -20,9 +32,24 @@ def s3_reader(**options: Any) -> Any:
     s3fs.S3FileSystem
         Without a cache of listings, which would hide what has just been written.
     """
-    import botocore.session
     import s3fs
+
+    options.setdefault("config_kwargs", PATIENCE)
+    filesystem = s3fs.S3FileSystem(**options, use_listings_cache=False, skip_instance_cache=True)
+    filesystem.retries = ROUNDS
+    return filesystem
+
+
+def s3_reader(**options: Any) -> Any:
+    """Make a file system that reads S3; anonymously where there are no credentials (its attribute ``anon`` tells).
+
+    Parameters
+    ----------
+    **options
+        Arguments of ``s3fs.S3FileSystem``.
+    """
+    import botocore.session
 
     if not {"anon", "key", "profile", "session"} & options.keys():
         options["anon"] = botocore.session.get_session().get_credentials() is None
-    return s3fs.S3FileSystem(**options, use_listings_cache=False, skip_instance_cache=True)
+    return s3_filesystem(**options)

@@ -7,16 +7,29 @@ import shutil
 import tempfile
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, NamedTuple, Protocol, cast
 
 from galaxray.errors import ConfigError
+from galaxray.s3 import s3_filesystem
 
-__all__ = ["Folder", "LocalFolder", "S3Folder", "check_writable", "open_folder"]
+__all__ = ["Entry", "Folder", "LocalFolder", "S3Folder", "check_writable", "open_folder"]
 
 PROBE = ".write-probe"
 """Object that is put and deleted to see whether a prefix can be written to; readers of tables pass over its name."""
+
+
+class Entry(NamedTuple):
+    """A file in a listing."""
+
+    name: str
+    size: int
+    """Bytes."""
+    modified: float
+    """When it was written (Unix time by the clock of the disk or store, to be compared with its like only)."""
 
 
 class Folder(Protocol):
@@ -39,8 +52,14 @@ class Folder(Protocol):
     def list(self, folder: str) -> list[str]:
         """Names (without the folder) of the files in ``folder``, sorted; empty if there is no such folder."""
 
+    def entries(self, folder: str) -> Iterator[Entry]:
+        """Files in ``folder`` in any order, a million of them in little memory; none if there is no such folder."""
+
     def read(self, name: str) -> bytes:
         """Content of a file; FileNotFoundError if there is none."""
+
+    def tail(self, name: str, num_bytes: int) -> bytes:
+        """Last bytes of a file, all of a shorter one, in one request; FileNotFoundError if there is none."""
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for random access (Parquet reads its footer, then only what it needs)."""
@@ -50,6 +69,9 @@ class Folder(Protocol):
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a file if there is none of this name; whether it did. Of several at a time, one does."""
+
+    def replace(self, name: str, old: bytes, new: bytes) -> bool:
+        """Write a file if its content is still ``old``; whether it did. Of several at a time, one does."""
 
     def remove(self, name: str) -> None:
         """Delete a file, if it is there."""
@@ -89,6 +111,20 @@ class LocalFolder:
         path = self._root / folder
         return sorted(entry.name for entry in os.scandir(path) if entry.is_file()) if path.is_dir() else []
 
+    def entries(self, folder: str) -> Iterator[Entry]:
+        path = self._root / folder
+        for entry in os.scandir(path) if path.is_dir() else ():
+            with suppress(FileNotFoundError):  # it went after it was listed
+                if entry.is_file():
+                    found = entry.stat()
+                    yield Entry(entry.name, found.st_size, found.st_mtime)
+
+    def tail(self, name: str, num_bytes: int) -> bytes:
+        with (self._root / name).open("rb", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - num_bytes))
+            return file.read()
+
     def read(self, name: str) -> bytes:
         return (self._root / name).read_bytes()
 
@@ -97,7 +133,7 @@ class LocalFolder:
 
     def write(self, name: str, content: bytes) -> None:
         staged = self._staging() / uuid.uuid4().hex
-        with staged.open("wb") as file:
+        with _removed_on_failure(staged), staged.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # a rename may reach the disk before the content does
@@ -107,11 +143,24 @@ class LocalFolder:
         target = self._root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with target.open("xb") as file:
-                file.write(content)
+            file = target.open("xb")
         except FileExistsError:
             return False
+        with _removed_on_failure(target), file:
+            file.write(content)
         return True
+
+    def replace(self, name: str, old: bytes, new: bytes) -> bool:
+        target, aside = self._root / name, self._staging() / uuid.uuid4().hex
+        try:
+            target.rename(aside)  # of several at a time, one gets it
+        except FileNotFoundError:
+            return False
+        if aside.read_bytes() != old:
+            aside.rename(target)
+            return False
+        aside.unlink()
+        return self.create(name, new)
 
     def remove(self, name: str) -> None:
         (self._root / name).unlink(missing_ok=True)
@@ -120,8 +169,9 @@ class LocalFolder:
         target = self._root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         staged = self._staging() / uuid.uuid4().hex
-        shutil.move(local, staged)  # a rename, or a copy if it comes from another file system
-        staged.replace(target)
+        with _removed_on_failure(staged):
+            shutil.move(local, staged)  # a rename, or a copy if it comes from another file system
+            staged.replace(target)
 
     def _staging(self) -> Path:
         path = self._root / ".staging"
@@ -133,13 +183,9 @@ class S3Folder:
     """A prefix of an S3 bucket: a put of one object is atomic by itself."""
 
     def __init__(self, root: str) -> None:
-        import s3fs
-
         self.root = root.rstrip("/")
         self._prefix = self.root.removeprefix("s3://")
-        # The endpoint and the credentials come from the environment, as with every S3 tool (AWS_ENDPOINT_URL, ...).
-        # The listing cache would hide what other workers have written.
-        self._s3 = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+        self._s3 = s3_filesystem()
 
     def check(self) -> None:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -167,11 +213,27 @@ class S3Folder:
             return False
 
     def list(self, folder: str) -> list[str]:
-        try:
-            found = self._s3.ls(f"{self._prefix}/{folder}", detail=True, refresh=True)
-        except FileNotFoundError:
-            return []
-        return sorted(entry["name"].rsplit("/", 1)[1] for entry in found if entry["type"] == "file")
+        return sorted(entry.name for entry in self.entries(folder))
+
+    def entries(self, folder: str) -> Iterator[Entry]:
+        # Page by page: s3fs would keep a dictionary of every object of a large folder before it gave the first.
+        bucket, _, prefix = f"{self._prefix}/{folder}/".partition("/")
+        where = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+        while True:
+            try:
+                page = self._s3.call_s3("list_objects_v2", **where)
+            except FileNotFoundError:  # no such bucket
+                return
+            for found in page.get("Contents", ()):
+                name, modified = found["Key"].removeprefix(prefix), cast(datetime, found["LastModified"])
+                if name:  # a console's "folder" is an object whose name ends with a slash
+                    yield Entry(name, found["Size"], modified.timestamp())
+            if not page.get("IsTruncated"):
+                return
+            where["ContinuationToken"] = page["NextContinuationToken"]
+
+    def tail(self, name: str, num_bytes: int) -> bytes:
+        return cast(bytes, self._s3.cat_file(f"{self._prefix}/{name}", start=-num_bytes))
 
     def read(self, name: str) -> bytes:
         return cast(bytes, self._s3.cat_file(f"{self._prefix}/{name}"))
@@ -185,8 +247,25 @@ class S3Folder:
     def create(self, name: str, content: bytes) -> bool:
         try:
             self._s3.pipe_file(f"{self._prefix}/{name}", content, mode="create")
-        except FileExistsError:
+        except OSError as error:
+            if isinstance(error, FileExistsError) or _lost_a_race(error):
+                return False
+            raise
+        return True
+
+    def replace(self, name: str, old: bytes, new: bytes) -> bool:
+        path = f"{self._prefix}/{name}"
+        try:
+            tag = self._s3.info(path)["ETag"]
+            if self.read(name) != old:
+                return False
+            self._s3.pipe_file(path, new, IfMatch=tag)
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            if _lost_a_race(error):
+                return False
+            raise
         return True
 
     def remove(self, name: str) -> None:
@@ -196,6 +275,12 @@ class S3Folder:
     def adopt(self, local: Path, name: str) -> None:
         self._s3.put_file(str(local), f"{self._prefix}/{name}")
         local.unlink()
+
+
+def _lost_a_race(error: OSError) -> bool:
+    """Whether S3 did not write because somebody else has, or is just about to."""
+    code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+    return code in ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 def open_folder(uri: str) -> Folder:
@@ -245,3 +330,14 @@ def check_writable(folder: Path, setting: str) -> None:
         raise ConfigError(
             f"{setting} {folder} cannot be written to: {place}: {error.strerror}; name another folder"
         ) from error
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    """Take away what was written of a file that did not become whole: on a full disk it takes up the rest."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,51 @@
+"""What a disk or a store refuses, in one line that tells where it was and how to mend it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from galaxray.errors import RunError
+
+__all__ = ["storage_errors"]
+
+HINTS = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there, or have the quota raised",
+    errno.EROFS: "have it mounted for writing again",
+    errno.EACCES: "see to it that you may write there",
+    errno.EPERM: "see to it that you may write there",
+    errno.EBUSY: "wait until the store has fewer requests to answer",
+}
+
+
+@contextmanager
+def storage_errors(root: str) -> Iterator[None]:
+    """Turn what a disk or a store refuses into the error that ends a run.
+
+    Parameters
+    ----------
+    root : str
+        The folder that is worked on; named where the refusal itself names no file.
+
+    Raises
+    ------
+    RunError
+        Instead of an OSError, or of what the S3 client raises for a store that cannot be reached.
+    """
+    failures: tuple[type[Exception], ...] = (OSError,)
+    if root.startswith("s3://"):
+        from botocore.exceptions import BotoCoreError
+
+        failures = (OSError, BotoCoreError)
+    try:
+        yield
+    except failures as error:
+        number = getattr(error, "errno", None)
+        text = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        place = getattr(error, "filename", None) or root
+        hint = HINTS.get(number or 0, f"see whether the {'store is up' if len(failures) > 1 else 'disk is well'}")
+        raise RunError(
+            f"{place}: {text.rstrip('.')}; {hint}. What is written is kept: the same command goes on"
+        ) from error
