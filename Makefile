@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV_VERSION := 0.13.8
 
+# Seed of the chaos tests' kills and fuzzing: each log tells it, and with it a failure can be had again.
+CHAOS_SEED ?= 1
 # Rows of the demo's catalogue; the continuous integration takes fewer.
 DEMO_LIMIT ?= 300
 
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock bench clean
+.PHONY: help setup demo test chaos lint format lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +37,9 @@ demo: $(READY) ## annotate a few hundred galaxies of the synthetic sky, offline
 
 test: $(READY) ## unit tests and tests on Ray
 	$(BIN)/python -m pytest
+
+chaos: $(READY) ## kill drivers, workers and nodes, break storage, fuzz readers; half an hour and more
+	CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest tests/chaos -v
 
 lint: $(READY) ## ruff, mypy, import rules
 	$(BIN)/ruff check .
