@@ -22,6 +22,7 @@ from galaxray.config import RunConfig
 from galaxray.errors import CatalogError, RunMismatchError
 from galaxray.runs import UNITS_PER_PART, Run, open_run, part_name
 from galaxray.storage import Folder, open_folder
+from galaxray.storage_errors import storage_errors
 
 __all__ = ["choose_rows_per_unit", "find_run", "plan_run"]
 
@@ -77,7 +78,9 @@ def plan_run(
     RunMismatchError
         As `find_run` does.
     CatalogError
-        If the catalogue cannot be read or has no rows.
+        If the catalogue cannot be read, has no rows, or changes while it is read.
+    RunError
+        If there is no room for a part of it in the temporary folder.
     """
     run = find_run(config, catalog, models)
     folder = open_folder(config.output)
@@ -99,6 +102,7 @@ def plan_run(
         "num_units": math.ceil(num_rows / rows_per_unit),
         "versions": {"galaxray": __version__, **versions},
     }
+    catalog.require_unchanged(fingerprint)  # before run.json says that there is a plan
     folder.write("run.json", json.dumps(record, indent=2).encode())
     run = open_run(config.output)
     assert run is not None
@@ -150,9 +154,10 @@ def _write_catalog(
         local = Path(scratch) / "part.parquet"
         writer: pq.ParquetWriter | None = None
         for unit, table in enumerate(_cut(chain([first], slices), rows_per_unit)):
-            if writer is None:
-                writer = pq.ParquetWriter(local, table.schema, compression="zstd")
-            writer.write_table(table, row_group_size=rows_per_unit)
+            with storage_errors(scratch):
+                if writer is None:
+                    writer = pq.ParquetWriter(local, table.schema, compression="zstd")
+                writer.write_table(table, row_group_size=rows_per_unit)
             read += table.num_rows
             on_rows(read)
             if unit % UNITS_PER_PART == UNITS_PER_PART - 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -44,7 +45,11 @@ def storage_errors(root: str) -> Iterator[None]:
     except failures as error:
         number = getattr(error, "errno", None)
         text = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
-        place = getattr(error, "filename", None) or root
+        if number == errno.ENOSPC:  # Arrow says it in words of its own
+            text = os.strerror(number)
+        # A copy that fails names the source first and what was written second. A name in .staging/ says nothing.
+        place = str(getattr(error, "filename2", None) or getattr(error, "filename", None) or root)
+        place = root if place.startswith(f"{root}/") else place
         hint = HINTS.get(number or 0, f"see whether the {'store is up' if len(failures) > 1 else 'disk is well'}")
         raise RunError(
             f"{place}: {text.rstrip('.')}; {hint}. What is written is kept: the same command goes on"

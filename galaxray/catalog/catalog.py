@@ -138,6 +138,23 @@ class Catalog:
         """
         return self._files.fingerprint()
 
+    def require_unchanged(self, fingerprint: str) -> None:
+        """Refuse a catalogue that is not what it was when its fingerprint was taken.
+
+        Parameters
+        ----------
+        fingerprint : str
+
+        Raises
+        ------
+        CatalogError
+            If its files are others now, or gone: what was read since may be a part of each.
+        """
+        if self._files.now().fingerprint() != fingerprint:
+            raise CatalogError(
+                f"{self.uri} changed while it was read: run again when it is finished, or give a copy of it"
+            )
+
     def slices(self, rows: int = SLICE_ROWS, limit: int | None = None) -> Iterator[pa.RecordBatch]:
         """Read the catalogue from the first row to the last, in bounded memory.
 

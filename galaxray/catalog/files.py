@@ -90,6 +90,8 @@ class CatalogFiles:
     uri: str
     is_folder: bool
     files: tuple[CatalogFile, ...]
+    path: str
+    """The address as the file system spells it."""
     spool: Download | None = None
     """Keeps a downloaded file alive."""
 
@@ -97,6 +99,10 @@ class CatalogFiles:
     def read_errors(self) -> tuple[type[Exception], ...]:
         """What opening and reading may raise where a file is damaged or out of reach."""
         return _read_errors(self.files[0].filesystem)
+
+    def now(self) -> CatalogFiles:
+        """What the address leads to by now; CatalogError if to nothing. A download stays what it was."""
+        return self if self.spool else _find(self.uri, self.files[0].filesystem, self.path)
 
     def fingerprint(self) -> str:
         """SHA-256 that changes when the content does, made without reading a large catalogue."""
@@ -162,7 +168,7 @@ def _find(uri: str, filesystem: fsspec.AbstractFileSystem, path: str, spool: Dow
     if info["type"] == "other":  # a pipe would be waited for, and can be read once only
         raise CatalogError(f"{uri}: neither a file nor a folder")
     if found is None:
-        return CatalogFiles(uri, False, (_file(uri, filesystem, info, spool),), spool)
+        return CatalogFiles(uri, False, (_file(uri, filesystem, info, spool),), path, spool)
     root = info["name"].rstrip("/") + "/"
     files = tuple(
         _file(name.removeprefix(root), filesystem, found[name])
@@ -171,7 +177,7 @@ def _find(uri: str, filesystem: fsspec.AbstractFileSystem, path: str, spool: Dow
     )
     if not files:
         raise CatalogError(f"{uri}: a folder without Parquet files ({len(found)} other files in it); name one file")
-    return CatalogFiles(uri, True, files)
+    return CatalogFiles(uri, True, files, path)
 
 
 def _file(
