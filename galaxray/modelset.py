@@ -106,7 +106,7 @@ def model_stages(config: RunConfig, names: Sequence[str], device: str, num_threa
     config : RunConfig
     names : sequence of str
         Those of ``classify``, ``embed`` and ``segment`` that are wanted; other names are passed over.
-    device : {"cpu", "cuda"}
+    device : {"auto", "cpu", "cuda"}
     num_threads : int
         Threads of each model on a CPU.
     """

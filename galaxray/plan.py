@@ -47,7 +47,19 @@ _FREE_SETTINGS: dict[str, frozenset[str]] = {
             "contact",
         }
     ),
-    "compute": frozenset({"device", "num_cpus", "actors", "gpus_per_actor", "stall_timeout_s", "rows_per_unit"}),
+    "compute": frozenset(
+        {
+            "device",
+            "num_cpus",
+            "max_cpus",
+            "max_gpus",
+            "fetchers",
+            "actors",
+            "gpus_per_actor",
+            "stall_timeout_s",
+            "rows_per_unit",
+        }
+    ),
 }
 
 

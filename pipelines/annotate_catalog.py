@@ -32,8 +32,8 @@ from galaxray.runs import Run
 from galaxray.settings import AnnotateSettings, read_settings
 from galaxray.storage import open_folder
 from galaxray.summary import Tally, failed_fraction, summarize, write_summary
-from pipelines.cluster import connect, expected_resources
-from pipelines.resources import Pool, allot, describe
+from pipelines.cluster import connect, expected_cluster, refuse_paths_in_job
+from pipelines.resources import Pool, allot
 
 EXIT_TOO_MANY_FAILED = 3
 
@@ -43,6 +43,7 @@ def annotate(settings: AnnotateSettings) -> int:
     began = time.time()
     config = settings.run_config()
     # What cannot be used is refused before anything is written.
+    refuse_paths_in_job(config)
     open_folder(config.output).check()
     source = check_cutouts(config.cutouts)
     catalog = open_catalog(
@@ -52,21 +53,21 @@ def annotate(settings: AnnotateSettings) -> int:
         need_path="path" in source.required_columns,
         anchor_paths=config.cutouts.path_template is None,
     )
-    expected = vars(expected_resources(config))
-    pools = allot(config, **expected)
+    cluster = expected_cluster(config)
+    pools = allot(config, **vars(cluster.most))
     config = settle_precision(config, "cuda" if any(pool.num_gpus for pool in pools.values()) else "cpu")
     models = describe_models(config)
     if settings.dry_run:
         run_there = find_run(config, catalog, models.record)
-        print(dry_run(config, catalog, models, describe(pools, **expected), run_there))
+        print(dry_run(config, catalog, models, cluster.describe(pools), run_there))
         return 0
     with RunLock(open_folder(config.output)) as lock:
         run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog))
         tally = Tally(began=began)
         work = work_left(run, retry_failed=settings.retry_failed)
         if work.pending or work.retry:
-            with connect(config.compute) as resources:
-                stream_units(run, work, config, allot(config, **vars(resources)), models.views, tally, lock)
+            with connect(config.compute) as cluster:
+                stream_units(run, work, config, allot(config, **vars(cluster.most)), models.views, tally, lock)
         return finish(run, config, summarize(run, run.verify(), tally))
 
 

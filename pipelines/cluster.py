@@ -8,29 +8,46 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from galaxray.config import ComputeConfig, RunConfig
+from galaxray.errors import ConfigError
 from galaxray.memory import worker_environment
+from pipelines.node_types import NodeType, find_node_types, most_resources
+from pipelines.resources import Pool, Resources, describe
 
-__all__ = ["Resources", "connect", "expected_resources"]
+__all__ = ["Cluster", "connect", "expected_cluster", "refuse_paths_in_job"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resources:
-    """Logical resources of a cluster."""
+class Cluster:
+    """What a cluster has, and what it may grow to."""
 
-    num_cpus: float
-    num_gpus: float
+    now: Resources
+    most: Resources
+
+    def describe(self, pools: dict[str, Pool]) -> list[str]:
+        """Pools and cluster in words, for ``--dry-run``."""
+
+        def count(found: Resources) -> str:
+            nodes = "1 node" if found.num_nodes == 1 else f"{found.num_nodes} nodes"
+            return f"{found.num_cpus:g} CPUs and {found.num_gpus:g} GPUs on {nodes}"
+
+        grows = "" if self.now == self.most else f"; planned for {count(self.most)}"
+        return [
+            *describe(pools, num_cpus=self.most.num_cpus, num_gpus=self.most.num_gpus),
+            f"now       {count(self.now)}{grows}",
+        ]
 
 
 @contextmanager
-def connect(config: ComputeConfig) -> Iterator[Resources]:
+def connect(config: ComputeConfig) -> Iterator[Cluster]:
     """Connect to the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start a local one.
 
     A local cluster has a temporary folder and a token of its own, reports nothing to anyone, and ends with the block.
@@ -40,9 +57,12 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
-        ray.init(log_to_driver=True, runtime_env={"env_vars": worker_environment()})
+        runtime_env: dict[str, Any] = {"env_vars": worker_environment()}
+        if not in_job():  # a job has sent the repository along
+            runtime_env["working_dir"] = str(ROOT)
+        ray.init(log_to_driver=True, runtime_env=runtime_env)
         try:
-            yield _resources()
+            yield _cluster(config, find_node_types())
         finally:
             ray.shutdown()
         return
@@ -68,7 +88,7 @@ def connect(config: ComputeConfig) -> Iterator[Resources]:
                 logging_level=logging.WARNING,
                 _temp_dir=temp_dir,
             )
-        yield _resources()
+        yield _cluster(config, None)
     finally:
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
@@ -94,21 +114,52 @@ def _silent_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def expected_resources(config: RunConfig) -> Resources:
-    """Resources of the cluster that :func:`connect` would give, without starting one."""
+def expected_cluster(config: RunConfig) -> Cluster:
+    """The cluster that :func:`connect` would give, without starting one."""
     if os.environ.get("RAY_ADDRESS"):
-        with connect(config.compute) as resources:
-            return resources
+        with connect(config.compute) as cluster:
+            return cluster
     num_gpus = 0
     if set(config.stages) - {"fetch"}:
         import torch
 
         num_gpus = torch.cuda.device_count()
-    return Resources(num_cpus=float(config.compute.num_cpus or os.cpu_count() or 1), num_gpus=float(num_gpus))
+    num_cpus = float(config.compute.num_cpus or os.cpu_count() or 1)
+    now = Resources(num_cpus=num_cpus, num_gpus=float(num_gpus))
+    return Cluster(now=now, most=most_resources(now, None, config.compute))
 
 
-def _resources() -> Resources:
+def in_job() -> bool:
+    """Whether this program was started by ``ray job submit``."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def refuse_paths_in_job(config: RunConfig) -> None:
+    """Refuse to write into the working folder of a job, which Ray removes when the job ends.
+
+    Raises
+    ------
+    ConfigError
+    """
+    for flag, path in (("--output", config.output), ("--cutouts.cache", config.cutouts.cache)):
+        if path and in_job() and "://" not in path and not Path(path).expanduser().is_absolute():
+            raise ConfigError(
+                f"{flag} {path} would be lost with the working folder of this job: give an absolute path on a disk "
+                "that all nodes share" + (", or s3://" if flag == "--output" else "")
+            )
+
+
+def _cluster(config: ComputeConfig, types: Sequence[NodeType] | None) -> Cluster:
     import ray
 
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return Resources(num_cpus=found.get("CPU", 0.0), num_gpus=found.get("GPU", 0.0))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    gpus = [node.get("GPU", 0.0) for node in nodes]
+    has_any = [cpu or gpu for cpu, gpu in zip(cpus, gpus, strict=True)]
+    now = Resources(
+        num_cpus=sum(cpus),
+        num_gpus=sum(gpus),
+        num_nodes=sum(map(bool, has_any)),
+        node_cpus=min((cpu for cpu in cpus if cpu), default=None),
+    )
+    return Cluster(now=now, most=most_resources(now, types, config))

@@ -126,7 +126,9 @@ def annotated(
     names = [name for name in config.stages if name != "fetch"]
     for group in [names] if "models" in pools else [[name] for name in names]:
         pool = pools.get("models") or pools[group[0]]
-        build = partial(model_stages, config, group, "cuda" if pool.num_gpus else "cpu", pool.num_threads)
+        # "auto" takes the GPU that torch finds where the actor runs: none of Ray's logical GPUs need be there.
+        device = config.compute.device if pool.num_gpus else "cpu"
+        build = partial(model_stages, config, group, device, pool.num_threads)
         dataset = _through(dataset, Models, pool, build=build)
     return dataset
 

@@ -52,3 +52,41 @@ def test_a_dry_run_sums_up_what_is_asked_for():
     assert len(lines) == len(pools)
     assert "of 16 logical CPUs" in total
     assert "1 to 4 of 4 GPUs" in total
+
+
+@pytest.mark.parametrize("node_cpus", [1, 2, 4, 16])
+@pytest.mark.parametrize("num_gpus", [0, 4])
+def test_an_actor_of_every_pool_fits_on_the_smallest_node(node_cpus, num_gpus):
+    """The first node that comes can begin, and no actor waits for one that is larger than any."""
+    pools = allot(config(), num_cpus=4 * node_cpus, num_gpus=num_gpus, num_nodes=4, node_cpus=node_cpus)
+    assert max(pool.num_cpus for pool in pools.values()) <= node_cpus
+    assert sum(pool.max_actors * pool.num_cpus for pool in pools.values()) <= 4 * node_cpus
+    if not num_gpus:
+        assert TASK_CPUS + sum(pool.num_cpus for pool in pools.values()) <= node_cpus
+        assert pools["models"].max_actors >= 4
+
+
+def test_decoders_leave_the_gpus_their_models():
+    pools = allot(config(), num_cpus=16, num_gpus=4)
+    assert TASK_CPUS + sum(pool.max_actors * pool.num_cpus for pool in pools.values()) <= 16
+
+
+@pytest.mark.parametrize(
+    ("cutouts", "num_nodes", "fetchers"),
+    [
+        ({"requests_per_s": 10}, 50, 1),  # one keeps a polite rate, and has fewer units in flight to lose
+        ({"requests_per_s": 350}, 50, 4),
+        ({"requests_per_s": None}, 8, 8),
+        ({"requests_per_s": None, "max_in_flight": 4}, 8, 4),
+        ({"source": "files"}, 8, 8),
+    ],
+)
+def test_fetchers_by_nodes_and_rate(cutouts, num_nodes, fetchers):
+    run = RunConfig(catalog="a.csv", output="out", stages=("fetch",), cutouts=cutouts)
+    assert allot(run, num_cpus=100, num_gpus=0, num_nodes=num_nodes)["fetch"].max_actors == fetchers
+
+
+def test_fetchers_can_be_set():
+    assert allot(config(fetchers=3), num_cpus=8, num_gpus=0)["fetch"].max_actors == 3
+    with pytest.raises(PlanError, match="max_in_flight 16"):
+        allot(config(fetchers=17), num_cpus=8, num_gpus=0)
