@@ -8,15 +8,15 @@ __all__ = ["s3_filesystem", "s3_reader"]
 
 PATIENCE = {
     "connect_timeout": 10,
-    "read_timeout": 20,
+    "read_timeout": 15,
     "retries": {"mode": "standard", "total_max_attempts": 8},
 }
 """How long a store may be away. A refusal (500, 503 SlowDown) is tried again after up to 1, 2, 4, 8, 16, 20 and 20
-seconds, 35 s in the mean and 71 s at most; one that does not answer at all is given up after 16 times ``read_timeout``
-and those waits twice, which is less than the ten minutes after which a run counts as stalled."""
+seconds: 35 s in the mean, 71 s at most."""
 
-ROUNDS = 2
-"""s3fs makes so many rounds of these attempts where a connection was lost, also in the middle of an answer."""
+ROUNDS = 3
+"""Where a connection is lost, also in the middle of an answer, s3fs begins again with all that. A store that takes
+requests and never answers is so given up after 3 x (8 x 15 + 71) seconds, before a run counts as stalled (600 s)."""
 
 
 def s3_filesystem(**options: Any) -> Any:

@@ -37,9 +37,10 @@ def storage_errors(root: str) -> Iterator[None]:
     """
     failures: tuple[type[Exception], ...] = (OSError,)
     if root.startswith("s3://"):
+        from aiohttp import ClientError
         from botocore.exceptions import BotoCoreError
 
-        failures = (OSError, BotoCoreError)
+        failures = (OSError, BotoCoreError, ClientError)  # the last two of connections that break
     try:
         yield
     except failures as error:
