@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -11,10 +12,17 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
+from galaxray.catalog import open_catalog
+from galaxray.config import RunConfig
 from galaxray.errors import RunBusyError, RunError
 from galaxray.lock import NAME, RunLock
+from galaxray.plan import plan_run
+from galaxray.runs import Run
+from galaxray.schema import to_table
 from galaxray.storage import LocalFolder, S3Folder
 
 ELSEWHERE = {"id": "theirs", "host": "node7", "place": "another machine", "pid": 1, "process_start": "1", "renewals": 3}
@@ -71,6 +79,104 @@ def test_of_many_at_once_one_gets_it(folder):
     for thread in threads:
         thread.join(30)
     assert (len(got), len(refused)) == (1, 7)
+
+
+def test_of_many_who_find_a_dead_ones_lock_one_gets_it(folder):
+    folder.write(NAME, json.dumps(ELSEWHERE).encode())
+    got, refused = [], []
+    everybody_is_here, everybody_has_tried = threading.Barrier(8), threading.Barrier(8)
+
+    def work() -> None:
+        everybody_is_here.wait()
+        try:
+            with quick(folder) as lock:
+                got.append(lock)
+                everybody_has_tried.wait()
+                lock.check()
+        except RunBusyError:
+            refused.append(1)
+            everybody_has_tried.wait()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (len(got), len(refused)) == (1, 7)
+    assert not folder.exists(NAME)
+
+
+def test_only_what_is_as_expected_is_replaced(folder):
+    assert not folder.replace("a", b"one", b"two")
+    folder.write("a", b"one")
+    assert not folder.replace("a", b"another", b"two")
+    assert folder.read("a") == b"one"
+    assert folder.replace("a", b"one", b"two")
+    assert folder.read("a") == b"two"
+
+
+SUSPENDED = """
+import sys, time
+from galaxray import lock
+from galaxray.errors import RunError
+from galaxray.runs import open_run
+
+lock._place = lambda: "another machine"  # where nobody can see that this process is alive
+run = open_run(sys.argv[1])
+with lock.RunLock(run.folder, renew_s=0.3, patience_s=1) as held:
+    try:
+        for round in range(10_000):
+            print(round, flush=True)
+            run.commit(round % run.num_units, commit_of(run, round % run.num_units))
+            held.check()
+    except RunError as error:
+        print(error)
+"""
+
+
+def test_a_suspended_program_that_was_taken_over_does_no_harm_when_it_goes_on(tmp_path):
+    config = RunConfig(catalog=str(tmp_path / "c.csv"), output=str(tmp_path / "run"), compute={"rows_per_unit": 32})
+    lines = [f"g{i},{i},{i % 90}" for i in range(96)]
+    (tmp_path / "c.csv").write_text("\n".join(["object_id,ra,dec", *lines]) + "\n")
+    run = plan_run(config, open_catalog(config.catalog), {}, versions={})
+    script = inspect.getsource(commit_of) + SUSPENDED
+    command = [sys.executable, "-c", "from __future__ import annotations\n" + IMPORTS + script, run.output]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        for _ in range(5):
+            program.stdout.readline()
+        before = run.folder.read(NAME)
+        while run.folder.read(NAME) == before:
+            time.sleep(0.001)
+        program.send_signal(signal.SIGSTOP)  # not in the middle of a renewal, which would take the lock back
+        try:
+            with RunLock(run.folder, renew_s=0.3, patience_s=1) as lock:
+                for unit in range(run.num_units):
+                    run.commit(unit, commit_of(run, unit))
+                finished = {name: run.folder.read(f"annotations/{name}") for name in run.folder.list("annotations")}
+                program.send_signal(signal.SIGCONT)
+                said = program.stdout.read()
+                assert program.wait(60) == 0
+                lock.check()
+        finally:
+            program.kill()
+    assert f"taken over by process {os.getpid()}" in said.splitlines()[-1]
+    assert len(finished) == run.num_units
+    assert finished == {name: run.folder.read(f"annotations/{name}") for name in run.folder.list("annotations")}
+
+
+IMPORTS = """
+import numpy as np, pyarrow as pa
+from galaxray.runs import Run
+from galaxray.schema import to_table
+"""
+
+
+def commit_of(run: Run, unit: int) -> pa.Table:
+    """A finished unit."""
+    batch = run.read_unit(unit)
+    batch["smooth_fraction"] = batch["row_index"].astype(np.float32)
+    return to_table(batch)
 
 
 def test_a_killed_program_of_this_machine_holds_nobody_up(tmp_path):
