@@ -34,7 +34,7 @@ def dry_run(config: RunConfig, catalog: Catalog, models: ModelSet, pools: Sequen
         num_rows = sum(piece.num_rows for piece in catalog.slices(limit=config.limit))
     num_rows = min(num_rows, config.limit or num_rows)
     rows_per_unit = choose_rows_per_unit(config, num_rows) if run is None else run.rows_per_unit
-    done = 0 if run is None else sum(record.rows for record in run.records())
+    done = 0 if run is None else run.rows_in(run.done())
     lines = [
         f"catalogue  {num_rows:,} rows",
         catalog.describe(),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TextIO
@@ -26,17 +25,31 @@ class RunProgress:
     Parameters
     ----------
     total : int
-        Rows of the catalogue.
-    by_status : mapping of str to int
-        Rows by status that were finished before this program began; they do not count for the rate.
+        Rows to be finished at the end.
+    done : int
+        Rows that were finished before this program began; they do not count for the rate.
+    counts : callable
+        Gives the finished rows by status, as far as they are counted.
+    what : str
+        Begins each line.
     stream : file
         Where to show it; a bar if it is a terminal.
     """
 
-    def __init__(self, total: int, by_status: Mapping[str, int], stream: TextIO = sys.stderr) -> None:
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        counts: Callable[[], Mapping[str, int]],
+        *,
+        what: str = "",
+        stream: TextIO = sys.stderr,
+    ) -> None:
         self.total = total
-        self.by_status = Counter(by_status)
-        self.counted_from = (time.monotonic(), self.done)
+        self.done = done
+        self.counts = counts
+        self.what = what
+        self.counted_from = (time.monotonic(), done)
         self.is_first = True
         self.stream = stream
         self.last_line = time.monotonic()
@@ -45,7 +58,7 @@ class RunProgress:
     def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
-            self._task = self._bar.add_task("", total=self.total, completed=self.done, rate="", counts="")
+            self._task = self._bar.add_task(self.what, total=self.total, completed=self.done, rate="", counts="")
         return self
 
     def __exit__(
@@ -54,15 +67,9 @@ class RunProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    @property
-    def done(self) -> int:
-        """Rows that are finished."""
-        return self.by_status.total()
-
-    def update(self, by_status: Mapping[str, int], before: Mapping[str, int] | None = None) -> None:
-        """Count the rows of a finished unit; ``before`` is what they counted for, if it was done again."""
-        self.by_status.update(by_status)
-        self.by_status.subtract(before or {})
+    def update(self, rows: int) -> None:
+        """Count the rows of a finished unit."""
+        self.done += rows
         now = time.monotonic()
         if self.is_first:  # the time until the first unit is start-up, and would spoil the rate
             self.counted_from, self.is_first = (now, self.done), False
@@ -76,7 +83,7 @@ class RunProgress:
 
     def line(self, now: float) -> str:
         """The state as one line of a log."""
-        share = f"{self.done:,} of {self.total:,} rows ({100 * self.done / self.total:.1f} %)"
+        share = f"{self.what}{self.done:,} of {self.total:,} rows ({100 * self.done / self.total:.1f} %)"
         rate = self._rate(now)
         if rate and self.done < self.total:
             share += f", {rate:,.1f} rows/s, {timedelta(seconds=round((self.total - self.done) / rate))} to go"
@@ -88,12 +95,15 @@ class RunProgress:
         return (self.done - done) / (now - since) if now > since else 0.0
 
     def _counts(self) -> str:
-        order = [status.value for status in Status]
-        return ", ".join(f"{name} {self.by_status[name]:,}" for name in order if self.by_status[name])
+        counts = self.counts()
+        texts = [f"{status.value} {counts[status.value]:,}" for status in Status if counts.get(status.value)]
+        uncounted = self.done - sum(counts.values())
+        return ", ".join([*texts, *([f"not counted yet {uncounted:,}"] if uncounted > 0 else [])])
 
 
 def _bar(stream: TextIO) -> Progress:
     return Progress(
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),

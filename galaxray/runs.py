@@ -18,9 +18,8 @@ no other record has to agree with the files.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,8 +32,9 @@ from galaxray.batches import Batch, from_table
 from galaxray.errors import RunError, RunMismatchError
 from galaxray.schema import TRANSIENT_STATUSES
 from galaxray.storage import Folder, open_folder
+from galaxray.units import UNIT_NAME, RecordReader, UnitRecord, unit_name
 
-__all__ = ["UNITS_PER_PART", "Run", "UnitRecord", "open_run", "part_name", "unit_name"]
+__all__ = ["UNITS_PER_PART", "Committed", "Listing", "Run", "UnitRecord", "open_run", "part_name", "unit_name"]
 
 UNITS_PER_PART = 256
 """Units in one file of the checked catalogue: few enough that its footer stays small."""
@@ -46,22 +46,38 @@ ERROR_KINDS_PER_UNIT = 20
 """Distinct error texts kept for the histogram, so that a million different ones cannot fill the memory."""
 
 
-UNIT_NAME = re.compile(r"unit-(\d{8,})\.parquet")
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Listing:
+    """The files of finished units at one moment; arrays of shape (num_units,)."""
+
+    size: np.ndarray
+    """Bytes, int64; -1 where there is no file."""
+    modified: np.ndarray
+    """When it was written, by the clock of the disk or store (Unix time, float64)."""
+
+    @property
+    def units(self) -> list[int]:
+        """Units whose file is there, sorted."""
+        units: list[int] = np.flatnonzero(self.size >= 0).tolist()
+        return units
+
+    @property
+    def missing(self) -> list[int]:
+        """Units whose file is not there, sorted."""
+        units: list[int] = np.flatnonzero(self.size < 0).tolist()
+        return units
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitRecord:
-    """What the footer of a unit's file says about it."""
+class Committed:
+    """A unit that was written."""
 
-    unit: int
-    rows: int
-    by_status: dict[str, int]
-    errors: dict[str, int]
-
-    @property
-    def transient(self) -> int:
-        """Rows that another try may mend."""
-        return sum(self.by_status.get(status, 0) for status in TRANSIENT_STATUSES)
+    record: UnitRecord
+    """What its file says."""
+    size: int
+    """Bytes of that file."""
+    before: UnitRecord | None
+    """What the file said that it replaces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,32 +105,44 @@ class Run:
     def folder(self) -> Folder:
         return open_folder(self.output)
 
-    def done(self) -> list[int]:
-        """Units whose file is there, sorted.
+    def listing(self) -> Listing:
+        """List the files of finished units.
 
         Raises
         ------
         RunError
             If there are other files: who reads the table would take them for a part of it.
         """
-        units = []
-        for name in self.folder.list("annotations"):
-            match = UNIT_NAME.fullmatch(name)
+        size, modified = np.full(self.num_units, -1, np.int64), np.full(self.num_units, np.nan)
+        for entry in self.folder.entries("annotations"):
+            match = UNIT_NAME.fullmatch(entry.name)
             if match and int(match[1]) < self.num_units:
-                units.append(int(match[1]))
-            elif not name.startswith((".", "_")):  # readers of Parquet folders pass over these
-                raise RunError(f"{self.output}/annotations/{name} is no file of this run: remove it and run again")
-        return sorted(units)
+                size[int(match[1])], modified[int(match[1])] = entry.size, entry.modified
+            elif not entry.name.startswith((".", "_")):  # readers of Parquet folders pass over these
+                raise RunError(
+                    f"{self.output}/annotations/{entry.name} is no file of this run: remove it and run again"
+                )
+        return Listing(size=size, modified=modified)
+
+    def done(self) -> list[int]:
+        """Units whose file is there, sorted; RunError as from :meth:`listing`."""
+        return self.listing().units
 
     def pending(self) -> list[int]:
         """Units still to do, sorted."""
-        return sorted(set(range(self.num_units)) - set(self.done()))
+        return self.listing().missing
+
+    def rows_in(self, units: Sequence[int]) -> int:
+        """Rows that the catalogue has in these units."""
+        last = self.num_units - 1
+        short = self.num_units * self.rows_per_unit - self.num_rows if last in units else 0
+        return len(units) * self.rows_per_unit - short
 
     def records(self) -> Iterator[UnitRecord]:
         """What is known of each finished unit, from the footers alone."""
-        folder = self.folder
+        read = RecordReader(self.folder, self.run_id)
         with ThreadPoolExecutor(16) as threads:  # a footer is one short read: latency, not bandwidth
-            yield from threads.map(lambda unit: self._read_record(folder, unit), self.done())
+            yield from threads.map(read, self.done())
 
     def retryable(self) -> list[int]:
         """Finished units with rows that another try may mend."""
@@ -135,18 +163,12 @@ class Run:
             batch = {name: values[again] for name, values in batch.items()}
         return batch
 
-    def commit(self, unit: int, table: pa.Table, *, retry: bool = False) -> tuple[UnitRecord, UnitRecord | None]:
-        """Write a finished unit; with ``retry`` its rows replace those of the same index in the file that is there.
-
-        Returns
-        -------
-        record, before : UnitRecord
-            What the file says now, and what the file said that it replaces.
-        """
+    def commit(self, unit: int, table: pa.Table, *, retry: bool = False) -> Committed:
+        """Write a finished unit; with ``retry`` its rows replace those of the same index in the file that is there."""
         folder = self.folder
         before = None
         if retry:
-            before = self._read_record(folder, unit)
+            before = RecordReader(folder, self.run_id)(unit)
             with folder.open(unit_name(unit)) as file:
                 table = _replace_rows(pq.read_table(file), table)
         expected = min(self.rows_per_unit, self.num_rows - unit * self.rows_per_unit)
@@ -159,52 +181,13 @@ class Run:
             errors=dict(Counter(text for text in table["error"].to_pylist() if text).most_common(ERROR_KINDS_PER_UNIT)),
         )
         table = table.replace_schema_metadata({"galaxray": json.dumps(asdict(record)), "run_id": self.run_id})
-        folder.write(unit_name(unit), _parquet(table))
-        return record, before
+        content = _parquet(table)
+        folder.write(unit_name(unit), content)
+        return Committed(record=record, size=len(content), before=before)
 
     def commit_thumbnails(self, unit: int, table: pa.Table) -> None:
         """Write the pictures of a unit's sample (columns ``row_index``, ``jpeg``)."""
         self.folder.write(f"thumbnails/unit-{unit:08d}.parquet", _parquet(table))
-
-    def verify(self) -> list[UnitRecord]:
-        """Records of all units, after checking that the table has every catalogue row exactly once.
-
-        Raises
-        ------
-        RunError
-            If a unit is missing, damaged, of another run, or has another number of rows than the catalogue.
-        """
-        records = list(self.records())
-        if [record.unit for record in records] != list(range(self.num_units)):
-            raise RunError(f"{self.output}: {len(records)} units are there, {self.num_units} are planned; run it again")
-        rows = sum(record.rows for record in records)
-        if rows != self.num_rows:
-            raise RunError(f"{self.output}: {rows} rows are there, the catalogue has {self.num_rows}")
-        return records
-
-    def _read_record(self, folder: Folder, unit: int) -> UnitRecord:
-        """What the footer of a unit's file says; RunError if the file is damaged or of another run."""
-        path = f"{self.output}/{unit_name(unit)}"
-        try:
-            with folder.open(unit_name(unit)) as file:
-                metadata = pq.read_metadata(file).metadata
-            record = UnitRecord(**json.loads(metadata[b"galaxray"]))
-            run_id = metadata[b"run_id"].decode()
-        except (OSError, ValueError, KeyError, TypeError) as error:  # ArrowInvalid is a ValueError
-            reason = (str(error).splitlines() or [""])[0]
-            raise RunError(
-                f"{path} cannot be read ({type(error).__name__}: {reason}): if it is damaged, delete it and run again"
-            ) from error
-        if (run_id, record.unit) != (self.run_id, unit):
-            raise RunError(
-                f"{path} is unit {record.unit} of run {run_id}, not of this run, {self.run_id}: delete it and run again"
-            )
-        return record
-
-
-def unit_name(unit: int) -> str:
-    """Name of a unit's file in the run folder."""
-    return f"annotations/unit-{unit:08d}.parquet"
 
 
 def open_run(output: str) -> Run | None:

@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol, cast
@@ -113,11 +113,12 @@ class LocalFolder:
 
     def entries(self, folder: str) -> Iterator[Entry]:
         path = self._root / folder
-        for entry in os.scandir(path) if path.is_dir() else ():
-            with suppress(FileNotFoundError):  # it went after it was listed
-                if entry.is_file():
-                    found = entry.stat()
-                    yield Entry(entry.name, found.st_size, found.st_mtime)
+        with os.scandir(path) if path.is_dir() else nullcontext(()) as found:
+            for entry in found:
+                with suppress(FileNotFoundError):  # it went after it was listed
+                    if entry.is_file():
+                        about = entry.stat()
+                        yield Entry(entry.name, about.st_size, about.st_mtime)
 
     def tail(self, name: str, num_bytes: int) -> bytes:
         with (self._root / name).open("rb", buffering=0) as file:

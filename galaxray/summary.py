@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from galaxray import __version__
-from galaxray.runs import Run, UnitRecord
+from galaxray.ledger import Ledger
+from galaxray.runs import Run
 from galaxray.schema import Status
 
 __all__ = ["Tally", "failed_fraction", "summarize", "write_summary"]
-
-ERROR_KINDS = 50
-"""Distinct error texts in the summary."""
-
 
 TIMES = (
     "rows_done_now",
@@ -37,12 +34,12 @@ TIMES = (
 
 @dataclass
 class Tally:
-    """Busy time of the stages of this program run.
+    """Times of this program run. Made when the program begins.
+
+    Durations are of this process's monotonic clock: the clocks of machines differ, and may be set while a run goes on.
 
     Attributes
     ----------
-    began : float
-        When the program began (Unix time).
     workers : mapping of str to int
         Units that each stage can work on at once.
     on_gpu : bool
@@ -51,49 +48,60 @@ class Tally:
         Rows that were done.
     cpu_idle : float, optional
         Idle share of this machine's CPUs while rows were streaming.
+    busy_s : Counter
+        Busy time by stage.
+    began : float
+        When the program began (Unix time).
+    first_s, last_s : float, optional
+        When the first row reached the models, and when the last was written, in seconds since the program began.
     """
 
-    began: float
     workers: Mapping[str, int] = field(default_factory=dict)
     on_gpu: bool = False
     rows: int = 0
     cpu_idle: float | None = None
     busy_s: Counter[str] = field(default_factory=Counter)
-    first: float | None = None
-    last: float | None = None
+    began: float = field(default_factory=time.time)
+    first_s: float | None = None
+    last_s: float | None = None
+    _clock_began: float = field(default_factory=time.monotonic)
 
     def add(self, rows: int, seconds: Mapping[str, float], started: float) -> None:
-        """Count a finished unit, whose models began at ``started`` (Unix time)."""
+        """Count a finished unit, whose models began at ``started`` (Unix time of the machine where they run)."""
         self.rows += rows
         self.busy_s.update(seconds)
-        self.first = started if self.first is None else min(self.first, started)
-        self.last = time.time()
+        self.last_s = self.wall_s
+        since_s = time.time() - started
+        if (
+            not 0.0 <= since_s <= self.last_s
+        ):  # a clock is off; the unit took at least the time in which it was worked on
+            since_s = min(sum(seconds.values()), self.last_s)
+        first_s = self.last_s - since_s
+        self.first_s = first_s if self.first_s is None else min(self.first_s, first_s)
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the program began."""
+        return time.monotonic() - self._clock_began
 
     @property
     def stream_s(self) -> float:
         """From the first row that reached the models (or the first stage, without them) to the last row written."""
-        return self.last - self.first if self.first is not None and self.last is not None else 0.0
+        return self.last_s - self.first_s if self.first_s is not None and self.last_s is not None else 0.0
 
 
-def summarize(run: Run, records: Iterable[UnitRecord], tally: Tally) -> dict[str, Any]:
+def summarize(ledger: Ledger, tally: Tally) -> dict[str, Any]:
     """The content of ``summary.json``.
 
     Parameters
     ----------
-    run : Run
-    records : iterable of UnitRecord
+    ledger : Ledger
         Of all units: counts come from what was written, never from what was meant to be.
     tally : Tally
         Of this program run. Times and rates are of this run only, also where an earlier one did some of the rows.
     """
-    by_status: Counter[str] = Counter()
-    errors: Counter[str] = Counter()
-    for record in records:
-        by_status.update(record.by_status)
-        errors.update(record.errors)
-        if len(errors) > 20 * ERROR_KINDS:
-            errors = Counter(dict(errors.most_common(ERROR_KINDS)))
-    seconds = tally.stream_s
+    run, by_status = ledger.run, ledger.by_status
+    seconds, wall_s = tally.stream_s, tally.wall_s
     stages = {
         name: {
             "busy_s": round(busy, 3),
@@ -109,10 +117,10 @@ def summarize(run: Run, records: Iterable[UnitRecord], tally: Tally) -> dict[str
         "run_id": run.run_id,
         "rows": run.num_rows,
         "by_status": {status.value: by_status[status] for status in Status if by_status[status]},
-        "errors": dict(errors.most_common(ERROR_KINDS)),
+        "errors": ledger.errors,
         "rows_done_now": tally.rows,
-        "wall_s": round(time.time() - tally.began, 3),
-        "startup_s": round(tally.first - tally.began, 3) if tally.first is not None else None,
+        "wall_s": round(wall_s, 3),
+        "startup_s": round(tally.first_s, 3) if tally.first_s is not None else None,
         "stream_s": round(seconds, 3),
         "rows_per_s": round(tally.rows / seconds, 2) if seconds else None,
         "stages": stages,
@@ -123,7 +131,7 @@ def summarize(run: Run, records: Iterable[UnitRecord], tally: Tally) -> dict[str
         else None,
         "galaxray_version": __version__,
         "started": datetime.fromtimestamp(tally.began, UTC).isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": datetime.fromtimestamp(tally.began + wall_s, UTC).isoformat(timespec="seconds"),
     }
 
 

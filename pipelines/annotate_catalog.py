@@ -6,7 +6,6 @@ import platform
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,14 +22,17 @@ from galaxray.cutouts import check_cutouts
 from galaxray.dryrun import dry_run
 from galaxray.errors import GalaxrayError, RunError
 from galaxray.images import View
+from galaxray.ledger import Counting, Ledger
 from galaxray.lock import RunLock
 from galaxray.modelset import describe_models, settle_precision
 from galaxray.plan import find_run, plan_run
 from galaxray.progress import RunProgress
 from galaxray.report import write_report
-from galaxray.runs import Run
+from galaxray.runs import Listing, Run
+from galaxray.schema import TRANSIENT_STATUSES
 from galaxray.settings import AnnotateSettings, read_settings
 from galaxray.storage import open_folder
+from galaxray.storage_errors import storage_errors
 from galaxray.summary import Tally, failed_fraction, summarize, write_summary
 from pipelines.cluster import connect, expected_cluster, refuse_paths_in_job
 from pipelines.resources import Pool, allot
@@ -40,7 +42,7 @@ EXIT_TOO_MANY_FAILED = 3
 
 def annotate(settings: AnnotateSettings) -> int:
     """Run the program; the exit status."""
-    began = time.time()
+    tally = Tally()
     config = settings.run_config()
     # What cannot be used is refused before anything is written.
     refuse_paths_in_job(config)
@@ -61,37 +63,59 @@ def annotate(settings: AnnotateSettings) -> int:
         run_there = find_run(config, catalog, models.record)
         print(dry_run(config, catalog, models, cluster.describe(pools), run_there))
         return 0
-    with RunLock(open_folder(config.output)) as lock:
+    with storage_errors(config.output), RunLock(open_folder(config.output)) as lock:
         run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog))
-        tally = Tally(began=began)
-        work = work_left(run, retry_failed=settings.retry_failed)
-        if work.pending or work.retry:
-            with connect(config.compute) as cluster:
-                stream_units(run, work, config, allot(config, **vars(cluster.most)), models.views, tally, lock)
-        return finish(run, config, summarize(run, run.verify(), tally))
+        work = find_work(run, retry_failed=settings.retry_failed)
+        with work.counting:
+            if work.is_left():
+                with connect(config.compute) as cluster:
+                    stream_units(work, config, allot(config, **vars(cluster.most)), models.views, tally, lock)
+        work.ledger.verify(_tell_footers(run))
+        return finish(run, config, summarize(work.ledger, tally))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is left of a run: units without a file, and units with rows to try again."""
+    """What is left of a run: units without a file, and units with rows to try again.
 
-    done: Counter[str]
-    pending: list[int]
-    retry: list[int]
+    To begin, it is enough to know which files are there; what they say is counted while the rest is being done.
+    """
+
+    run: Run
+    before: Listing
+    ledger: Ledger
+    counting: Counting
+    retry_failed: bool
+
+    def is_left(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.before.missing or self.to_retry())
+
+    def to_retry(self) -> list[int]:
+        """Units finished before that have rows to try again; waits until they are counted."""
+        if not self.retry_failed:
+            return []
+        self.counting.wait(_tell_footers(self.run))
+        return sorted(set(self.ledger.retryable()) & set(self.before.units))
+
+    def progress(self, units: Sequence[int], *, again: bool) -> RunProgress:
+        """Progress of one pass over units."""
+        if again:
+            rows = self.ledger.transient_in(units)
+            return RunProgress(rows, 0, lambda: self.ledger.by_status, what="tried again: ")
+        return RunProgress(self.run.num_rows, self.run.rows_in(self.before.units), lambda: self.ledger.by_status)
 
 
-def work_left(run: Run, *, retry_failed: bool) -> Work:
+def find_work(run: Run, *, retry_failed: bool) -> Work:
     """Look into the run folder for what is done, and say so."""
-    records = list(run.records())
-    done = sum((Counter(record.by_status) for record in records), Counter[str]())
-    if records:
-        _say(f"going on with run {run.run_id}: {done.total():,} of {run.num_rows:,} rows are done")
-    retry = [record.unit for record in records if record.transient] if retry_failed else []
-    return Work(done=done, pending=run.pending(), retry=retry)
+    before, ledger = run.listing(), Ledger(run)
+    if before.units:
+        _say(f"going on with run {run.run_id}: {run.rows_in(before.units):,} of {run.num_rows:,} rows are done")
+    return Work(run=run, before=before, ledger=ledger, counting=Counting(ledger, before), retry_failed=retry_failed)
 
 
 def stream_units(
-    run: Run, work: Work, config: RunConfig, pools: dict[str, Pool], views: Sequence[View], tally: Tally, lock: RunLock
+    work: Work, config: RunConfig, pools: dict[str, Pool], views: Sequence[View], tally: Tally, lock: RunLock
 ) -> None:
     """Send the units through the stages, and show and tally what comes out."""
     from pipelines.stream import annotate as annotate_units  # loads ray.data
@@ -99,11 +123,16 @@ def stream_units(
     tally.workers = _workers(config, pools)
     tally.on_gpu = any(pool.num_gpus for pool in pools.values())
     psutil.cpu_percent()  # the next call gives the share since this one
-    with RunProgress(run.num_rows, work.done) as progress:
-        for units, again in ((work.pending, False), (work.retry, True)):
-            for report in annotate_units(run, config, pools, views, units, retry=again) if units else ():
+    for again in (False, True):
+        units = work.to_retry() if again else work.before.missing
+        if not units:
+            continue
+        with work.progress(units, again=again) as progress:
+            for report in annotate_units(work.run, config, pools, views, units, retry=again):
+                work.ledger.add(report.written.record, report.written.size, before=report.written.before)
                 tally.add(report.rows, report.seconds, report.started)
-                progress.update(report.by_status, before=report.by_status_before)
+                progress.update(report.rows)
+                work.counting.check()
                 lock.check()
     tally.cpu_idle = round(1 - psutil.cpu_percent() / 100, 3)
 
@@ -117,6 +146,9 @@ def finish(run: Run, config: RunConfig, summary: dict[str, Any]) -> int:
     if summary["rows_per_s"]:
         _say(f"{summary['rows_per_s']:,.1f} rows/s in the stream, after {summary['startup_s']:.1f} s to start")
     print(f"table:   {run.output}/annotations/\nreport:  {report}")
+    transient = sum(summary["by_status"].get(status, 0) for status in TRANSIENT_STATUSES)
+    if transient:
+        _say(f"{transient:,} rows were throttled or not reached: run the same command with --retry-failed")
     failed = failed_fraction(summary)
     if failed > config.max_failed_fraction:
         _say(f"{failed:.1%} of the rows failed, more than --max-failed-fraction {config.max_failed_fraction:g}")
@@ -141,15 +173,26 @@ def _versions() -> dict[str, str]:
 
 def _tell_rows(uri: str) -> Callable[[int], None]:
     """Report on reading a catalogue that takes more than a few seconds."""
+    say = _say_now_and_then()
+    return lambda rows: say(f"reading {uri}: {rows:,} rows")
+
+
+def _tell_footers(run: Run) -> Callable[[int, int], None]:
+    """Report on counting what was done before, where that takes more than a few seconds."""
+    say = _say_now_and_then()
+    return lambda read, wanted: say(f"counting what is in {run.output}: {read:,} of {wanted:,} files")
+
+
+def _say_now_and_then() -> Callable[[str], None]:
     last = time.monotonic()
 
-    def tell(rows: int) -> None:
+    def say(text: str) -> None:
         nonlocal last
         if time.monotonic() - last > 5:
             last = time.monotonic()
-            _say(f"reading {uri}: {rows:,} rows")
+            _say(text)
 
-    return tell
+    return say
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from galaxray.cutouts import longest_fetch_s
 from galaxray.errors import RunError
 from galaxray.images import View
 from galaxray.modelset import model_stages
-from galaxray.runs import Run
+from galaxray.runs import Committed, Run, UnitRecord
 from galaxray.schema import to_table
 from galaxray.stages import Decode, Fetch, Stage
 from pipelines.resources import TASK_CPUS, Pool
@@ -51,11 +51,9 @@ Build = Callable[[], dict[str, Stage]]
 class UnitReport:
     """What the stream says of a unit once its file is written."""
 
-    unit: int
+    written: Committed
     rows: int
-    by_status: dict[str, int]
-    by_status_before: dict[str, int]
-    """What the unit counted for, if it was done again."""
+    """Rows that were done: all of the unit, or those that were tried again."""
     seconds: dict[str, float]
     """Busy time by stage."""
     started: float
@@ -90,7 +88,7 @@ def annotate(
     dataset = _through(dataset, Writing, pools["write"], run=run)
     try:
         for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
-            yield UnitReport(**json.loads(batch["report"][0]))
+            yield _report(json.loads(batch["report"][0]))
     except ExecutionTimeoutError as error:
         raise RunError(_stalled(str(error), stall_timeout_s)) from error
     except RayError as error:
@@ -131,6 +129,15 @@ def annotated(
         build = partial(model_stages, config, group, device, pool.num_threads)
         dataset = _through(dataset, Models, pool, build=build)
     return dataset
+
+
+def _report(content: dict[str, Any]) -> UnitReport:
+    """A unit's report, from the JSON in which it came."""
+    record, before = content["written"]["record"], content["written"]["before"]
+    written = Committed(
+        record=UnitRecord(**record), size=content["written"]["size"], before=UnitRecord(**before) if before else None
+    )
+    return UnitReport(**{**content, "written": written})
 
 
 def _stalled(message: str, timeout_s: float) -> str:
@@ -248,14 +255,11 @@ class Writing:
             if kept.any():
                 pictures = {"row_index": batch["row_index"][kept], "jpeg": pa.array(thumbnail[kept], pa.binary())}
                 self.run.commit_thumbnails(notes["unit"], pa.table(pictures))
-        record, before = self.run.commit(notes["unit"], to_table(batch), retry=notes["retry"])
-        seconds = {**notes["seconds"], "write": time.perf_counter() - began}
+        written = self.run.commit(notes["unit"], to_table(batch), retry=notes["retry"])
         report = {
-            "unit": record.unit,
+            "written": asdict(written),
             "rows": num_rows(batch),
-            "by_status": record.by_status,
-            "by_status_before": before.by_status if before else {},
-            "seconds": seconds,
+            "seconds": {**notes["seconds"], "write": time.perf_counter() - began},
             "started": notes["started"],
         }
         return {"report": np.array([json.dumps(report)], dtype=object)}

@@ -1,34 +1,47 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 
 from galaxray.progress import RunProgress
 
 
 def test_a_log_gets_rate_eta_and_counts():
     stream = io.StringIO()
-    with RunProgress(100, {"ok": 20}, stream) as progress:
-        progress.update({"ok": 10})
+    counts = Counter(ok=20)
+    with RunProgress(100, 20, lambda: counts, stream=stream) as progress:
+        progress.update(10)
         first, _ = progress.counted_from
-        progress.update({"ok": 28, "blank": 2})
+        counts.update(ok=38, blank=2)
+        progress.update(30)
         line = progress.line(first + 10)
     # 30 rows in 10 s: neither the 20 rows of an earlier run nor the first unit, which had to wait for Ray, count
     assert line == "60 of 100 rows (60.0 %), 3.0 rows/s, 0:00:13 to go; ok 58, blank 2"
 
 
-def test_rows_that_are_done_again_are_counted_once():
-    with RunProgress(10, {"ok": 8, "throttled": 2}, io.StringIO()) as progress:
-        progress.update({"ok": 9, "throttled": 1}, before={"ok": 8, "throttled": 2})
-    assert progress.done == 10
-    assert progress.by_status["ok"] == 9
+def test_what_an_earlier_program_did_may_be_counted_later():
+    counts = Counter(ok=5)
+    progress = RunProgress(1000, 700, lambda: counts, stream=io.StringIO())
+    assert progress.line(progress.counted_from[0]) == "700 of 1,000 rows (70.0 %); ok 5, not counted yet 695"
+    counts.update(ok=690, blank=5)
+    assert progress.line(progress.counted_from[0]) == "700 of 1,000 rows (70.0 %); ok 695, blank 5"
+
+
+def test_rows_that_are_done_again_have_a_progress_of_their_own():
+    stream = io.StringIO()
+    counts = Counter(ok=8, throttled=2)
+    with RunProgress(2, 0, lambda: counts, what="tried again: ", stream=stream) as progress:
+        counts.update(ok=1, throttled=-1)
+        progress.update(2)
+    assert stream.getvalue() == "tried again: 2 of 2 rows (100.0 %); ok 9, throttled 1\n"
 
 
 def test_the_last_row_is_always_told():
     stream = io.StringIO()
-    with RunProgress(2, {}, stream) as progress:
-        progress.update({"ok": 1})
+    with RunProgress(2, 0, dict, stream=stream) as progress:
+        progress.update(1)
         assert stream.getvalue() == ""  # not a line for each unit
-        progress.update({"ok": 1})
+        progress.update(1)
     assert "2 of 2 rows (100.0 %)" in stream.getvalue()
 
 
@@ -38,7 +51,7 @@ def test_a_terminal_gets_a_bar():
             return True
 
     stream = Terminal()
-    with RunProgress(2, {}, stream) as progress:
-        progress.update({"ok": 2})
+    with RunProgress(2, 0, lambda: {"ok": 2}, stream=stream) as progress:
+        progress.update(2)
     assert "2/2" in stream.getvalue()
     assert "ok 2" in stream.getvalue()

@@ -13,6 +13,7 @@ from galaxray.batches import text_array
 from galaxray.catalog import open_catalog
 from galaxray.config import RunConfig
 from galaxray.errors import CatalogError, RunError, RunMismatchError
+from galaxray.ledger import Ledger
 from galaxray.plan import choose_rows_per_unit, plan_run
 from galaxray.runs import Run, open_run
 from galaxray.schema import to_table
@@ -72,13 +73,15 @@ def test_a_unit_is_done_when_its_file_is_there(tmp_path, output):
     assert again.done() == [1]
     assert again.pending() == [0, 2]
     with pytest.raises(RunError, match="1 units are there, 3 are planned"):
-        again.verify()
+        Ledger(again).verify()
 
     for unit in (0, 2, 1):  # 1 is done again: a crash between writing and being told of it
         again.commit(unit, finished(again, unit, {40: "blank"}))
-    assert [record.rows for record in again.verify()] == [32, 32, 6]
-    assert again.verify()[1].by_status == {"ok": 31, "blank": 1}
-    assert again.verify()[1].errors == {"it was blank": 1}
+    Ledger(again).verify()
+    records = list(again.records())
+    assert [record.rows for record in records] == [32, 32, 6]
+    assert records[1].by_status == {"ok": 31, "blank": 1}
+    assert records[1].errors == {"it was blank": 1}
     assert read_rows(again)["row_index"] == list(range(70))
 
 
@@ -90,10 +93,11 @@ def test_rows_with_a_transient_status_are_replaced(tmp_path, output):
     assert run.retryable() == [0]
     assert run.read_unit(0, retry=True)["row_index"].tolist() == [3, 7]
 
-    record, before = run.commit(0, finished(run, 0, {7: "unreachable"}, retry=True), retry=True)
-    assert record.by_status == {"ok": 30, "unreachable": 1, "corrupt": 1}
-    assert before is not None
-    assert before.transient == 2
+    written = run.commit(0, finished(run, 0, {7: "unreachable"}, retry=True), retry=True)
+    assert written.record.by_status == {"ok": 30, "unreachable": 1, "corrupt": 1}
+    assert written.before is not None
+    assert written.before.transient == 2
+    assert written.size == run.listing().size[0]
     rows = read_rows(run)
     assert rows["row_index"] == list(range(40))
     assert (rows["status"][3], rows["attempts"][3], rows["smooth_fraction"][3]) == ("ok", 2, 3.0)
@@ -171,14 +175,14 @@ def test_a_unit_of_another_run_is_found(tmp_path):
     name = "annotations/unit-00000001.parquet"
     run.folder.write(name, other.folder.read(name))
     with pytest.raises(RunError, match=rf"{name} is unit 1 of run {other.run_id}, not of this run.*delete it"):
-        run.verify()
+        Ledger(run).verify()
 
 
 def test_a_unit_under_another_name_is_found(tmp_path):
     run = small_run(tmp_path)
     run.folder.write("annotations/unit-00000001.parquet", run.folder.read("annotations/unit-00000000.parquet"))
     with pytest.raises(RunError, match=r"unit-00000001.parquet is unit 0 of run"):
-        run.verify()
+        Ledger(run).verify()
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 and then nothing", None])
@@ -197,7 +201,7 @@ def test_a_damaged_unit_is_named(tmp_path, content):
 def test_a_foreign_file_among_the_annotations_is_named(tmp_path, name):
     run = small_run(tmp_path)
     run.folder.write("annotations/.unit-00000001.parquet.crc", b"")  # readers pass over it, and so do we
-    run.verify()
+    Ledger(run).verify()
     run.folder.write(f"annotations/{name}", b"")
     with pytest.raises(RunError, match=rf"{name} is no file of this run"):
         run.pending()

@@ -39,6 +39,28 @@ def test_files_come_back_as_written(folder, tmp_path):
         assert file.read() == b"ree"
 
 
+def test_a_listing_of_several_pages_has_sizes_and_times(folder):
+    assert list(folder.entries("a")) == []
+    folder.write("a/below/c.bin", b"in a folder below")
+    for number in range(3):
+        folder.write(f"a/{number:04d}.bin", b"x" * number)
+    if isinstance(folder, S3Folder):  # S3 gives a thousand names at a time
+        call = folder._s3.call_s3
+        folder._s3.call_s3 = lambda method, **where: call(method, **where, MaxKeys=2)
+    found = sorted(folder.entries("a"))
+    assert [(entry.name, entry.size) for entry in found] == [("0000.bin", 0), ("0001.bin", 1), ("0002.bin", 2)]
+    assert all(abs(entry.modified - time.time()) < 60 for entry in found)
+    assert folder.list("a") == ["0000.bin", "0001.bin", "0002.bin"]
+
+
+def test_the_end_of_a_file_is_read_by_itself(folder):
+    folder.write("a/b.bin", bytes(range(100)))
+    assert folder.tail("a/b.bin", 3) == bytes([97, 98, 99])
+    assert folder.tail("a/b.bin", 1000) == bytes(range(100))
+    with pytest.raises(FileNotFoundError):
+        folder.tail("a/c.bin", 3)
+
+
 def test_a_local_file_appears_only_when_it_is_whole(tmp_path, monkeypatch):
     folder = LocalFolder(str(tmp_path))
     folder.write("annotations/u.parquet", b"old")
