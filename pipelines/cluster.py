@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from galaxray.config import ComputeConfig, RunConfig
 from galaxray.errors import ConfigError
@@ -57,10 +56,7 @@ def connect(config: ComputeConfig) -> Iterator[Cluster]:
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
-        runtime_env: dict[str, Any] = {"env_vars": worker_environment()}
-        if not in_job():  # a job has sent the repository along
-            runtime_env["working_dir"] = str(ROOT)
-        ray.init(log_to_driver=True, runtime_env=runtime_env)
+        ray.init(log_to_driver=True, runtime_env={"env_vars": worker_environment()})
         try:
             yield _cluster(config, find_node_types())
         finally:
