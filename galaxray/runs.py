@@ -164,9 +164,14 @@ class Run:
         return batch
 
     def commit(self, unit: int, table: pa.Table, *, retry: bool = False) -> Committed:
-        """Write a finished unit; with ``retry`` its rows replace those of the same index in the file that is there."""
+        """Write a finished unit, unless it is there; with ``retry`` its rows replace those that the file has."""
         folder = self.folder
         before = None
+        if not retry and folder.exists(unit_name(unit)):
+            # By a worker that outlived its program, or by this one, and its node was lost with the answer: what a
+            # reader may have seen stays.
+            there = RecordReader(folder, self.run_id)(unit)
+            return Committed(record=there, size=len(folder.read(unit_name(unit))), before=None)
         if retry:
             before = RecordReader(folder, self.run_id)(unit)
             with folder.open(unit_name(unit)) as file:

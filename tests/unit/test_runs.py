@@ -105,6 +105,16 @@ def test_rows_with_a_transient_status_are_replaced(tmp_path, output):
     assert (rows["status"][9], rows["attempts"][9]) == ("corrupt", 1)
 
 
+def test_what_is_written_stays_when_a_unit_is_done_again(tmp_path):
+    run = plan(RunConfig(catalog=write_catalog(tmp_path / "c.csv", 70), output=str(tmp_path / "run")))
+    first = run.commit(1, finished(run, 1, {40: "throttled"}))
+    path = tmp_path / "run" / "annotations" / "unit-00000001.parquet"
+    inode = path.stat().st_ino
+    assert run.commit(1, finished(run, 1)) == first
+    assert path.stat().st_ino == inode
+    assert read_rows(run)["status"][8] == "throttled"
+
+
 def test_a_unit_with_lost_rows_is_not_committed(tmp_path):
     config = RunConfig(catalog=write_catalog(tmp_path / "c.csv", 40), output=str(tmp_path / "run"))
     run = plan(config)
