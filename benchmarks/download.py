@@ -158,7 +158,9 @@ def download_units(share: tuple[str, Path, int, list[int]]) -> tuple[int, float,
     from galaxray.cutouts import Fetcher
 
     url, folder, images, starts = share
-    config = CutoutConfig(base_url=url, size_pixels=SIZE_PIXELS, requests_per_s=None, max_in_flight=IN_FLIGHT)
+    config = CutoutConfig(
+        base_url=url, size_pixels=SIZE_PIXELS, requests_per_s=None, max_in_flight=IN_FLIGHT // PROCESSES
+    )
 
     def to_arrow(array: np.ndarray) -> pa.Array:
         is_bytes = array.dtype == object and isinstance(array[0], bytes)
@@ -179,7 +181,7 @@ def download_units(share: tuple[str, Path, int, list[int]]) -> tuple[int, float,
         pq.write_table(table, folder / f"{start:09d}.parquet", compression="none", use_dictionary=["status"])
         return table["status"].to_pylist().count("ok")
 
-    with Fetcher(config, share=PROCESSES) as fetcher:
+    with Fetcher(config) as fetcher:
         began = time.time()
         ok = sum(map(one_unit, starts))
         return ok, began, time.time()

@@ -21,7 +21,7 @@ from PIL import Image
 from galaxray import images, morphometry, posterior
 from galaxray.batches import Batch, num_rows, text_array
 from galaxray.config import CutoutConfig, SegmenterConfig
-from galaxray.cutouts import Fetcher
+from galaxray.cutouts import Fetcher, Limiter
 from galaxray.errors import RowError
 from galaxray.images import View
 from galaxray.schema import Status
@@ -46,12 +46,12 @@ class Fetch:
     Parameters
     ----------
     config : CutoutConfig
-    share : int
-        How many fetchers divide the limits of the configuration between them.
+    limiter : Limiter, optional
+        What keeps the limits, where others share them.
     """
 
-    def __init__(self, config: CutoutConfig, *, share: int = 1) -> None:
-        self.fetcher = Fetcher(config, share=share)
+    def __init__(self, config: CutoutConfig, *, limiter: Limiter | None = None) -> None:
+        self.fetcher = Fetcher(config, limiter=limiter)
 
     def __call__(self, batch: Batch) -> Batch:
         """Add ``image_bytes``, ``image_url``, ``image_sha256``, ``pixel_scale_arcsec``, and to ``attempts``."""

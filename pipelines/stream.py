@@ -113,7 +113,7 @@ def annotated(
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
 
-    fetch = partial(_build_fetch, config, share=pools["fetch"].max_actors)
+    fetch = partial(_build_fetch, config)
     dataset = ray.data.read_datasource(
         _Units(units, retry), override_num_blocks=min(len(units), 16), num_cpus=TASK_CPUS, concurrency=1
     )
@@ -280,8 +280,8 @@ def _packed(batch: Batch, notes: dict[str, Any]) -> Row:
     return {"batch": packed}
 
 
-def _build_fetch(config: RunConfig, *, share: int) -> dict[str, Stage]:
-    return {"fetch": Fetch(config.cutouts, share=share)}
+def _build_fetch(config: RunConfig) -> dict[str, Stage]:
+    return {"fetch": Fetch(config.cutouts)}
 
 
 def _build_decode(config: RunConfig, views: list[View], thumbnail_every: int, num_threads: int) -> dict[str, Stage]:

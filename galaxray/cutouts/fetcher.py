@@ -22,8 +22,10 @@ from galaxray.config import CutoutConfig
 from galaxray.cutouts.answers import Answer, FetchStats, Reader
 from galaxray.cutouts.cache import CachedReader
 from galaxray.cutouts.files import FileReader
+from galaxray.cutouts.governor import make_governor
 from galaxray.cutouts.http import HttpReader
-from galaxray.cutouts.limits import Limiter, LocalLimiter
+from galaxray.cutouts.limiter import local_limiter
+from galaxray.cutouts.limits import Limiter
 from galaxray.cutouts.quality import check_image
 from galaxray.cutouts.sources import make_source
 from galaxray.errors import ConfigError, GalaxrayError, RowError
@@ -50,10 +52,8 @@ class Fetcher:
     Parameters
     ----------
     config : CutoutConfig
-    share : int
-        Number of fetchers that divide the configured rate and requests in flight among themselves.
     limiter : Limiter, optional
-        What keeps the limits instead, for example one that a whole cluster shares.
+        What keeps the limits, where that is not the fetcher's own affair: for example one that a whole cluster shares.
 
     Raises
     ------
@@ -61,15 +61,11 @@ class Fetcher:
         If the source cannot give what is asked for.
     """
 
-    def __init__(self, config: CutoutConfig, *, share: int = 1, limiter: Limiter | None = None) -> None:
-        if not 1 <= share <= config.max_in_flight:
-            raise ConfigError(
-                f"{share} fetchers cannot share cutouts.max_in_flight {config.max_in_flight}: each needs one request"
-            )
+    def __init__(self, config: CutoutConfig, *, limiter: Limiter | None = None) -> None:
         self._config = config
         self._source = make_source(config)
         self._stats = FetchStats()
-        self._limiter = limiter or _local_limiter(config, share)
+        self._limiter = limiter or local_limiter(make_governor(config))
         self._loop = _new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="galaxray-fetch", daemon=True)
         self._thread.start()
@@ -262,14 +258,3 @@ def _positive(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Values that are a length; NaN for the catalogue's many ways to say that there is none."""
     with np.errstate(invalid="ignore"):
         return np.where(np.isfinite(values) & (values > 0), values, np.nan)
-
-
-def _local_limiter(config: CutoutConfig, share: int) -> LocalLimiter:
-    return LocalLimiter(
-        None if config.requests_per_s is None else config.requests_per_s / share,
-        config.max_in_flight // share,
-        pause_s=config.backoff_s,
-        max_pause_s=config.max_backoff_s,
-        # As long as one row may take to be given up.
-        patience_s=config.max_attempts * config.max_backoff_s,
-    )

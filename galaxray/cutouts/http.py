@@ -14,7 +14,7 @@ from yarl import URL
 from galaxray import __version__
 from galaxray.config import CutoutConfig
 from galaxray.cutouts.answers import Answer, Check, FetchStats
-from galaxray.cutouts.limits import Limiter, Queue, ServiceDownError, Verdict
+from galaxray.cutouts.limits import Limiter, ServiceDownError, Verdict
 from galaxray.cutouts.quality import BadImageError
 from galaxray.cutouts.replies import REDIRECTS, Reply, TryError, follow, image_of, retry_after_s_of, verdict_of
 from galaxray.errors import ConfigError, RowError
@@ -62,7 +62,6 @@ class HttpReader:
         self._limiter = limiter
         self._check = check
         self._stats = stats
-        self._queue = Queue(config.max_in_flight)
         self._numbers = itertools.count()
         self._clock = asyncio.get_running_loop().time
         self._session = aiohttp.ClientSession(
@@ -92,7 +91,7 @@ class HttpReader:
             failure: RowError
             retry_after_s = None
             try:
-                body = await self._ask_in_turn(address, number)
+                body = await self._ask(address, number)
                 dimensions = self._check(body)
                 return Answer(body, dimensions and dimensions.width, attempts)
             except ServiceDownError as down:
@@ -113,30 +112,21 @@ class HttpReader:
             return retry_after_s + random.uniform(0, first_s)
         return random.uniform(0, min(longest_s, first_s * 2.0 ** min(attempts - 1, 30)))
 
-    async def _ask_in_turn(self, address: str, number: int) -> bytes:
-        came = self._clock()
-        await self._queue.enter(number)
-        self._stats.limiter_wait_s += self._clock() - came
-        try:
-            return await self._ask(address)
-        finally:
-            self._queue.leave()
-
-    async def _ask(self, address: str) -> bytes:
+    async def _ask(self, address: str, number: int) -> bytes:
         """One try: a request and what it is redirected to."""
         target = URL(address, encoded=True)
         for _ in range(MAX_REDIRECTS + 1):
-            reply = await self._exchange(target)
+            reply = await self._exchange(target, number)
             if reply.code not in REDIRECTS:
                 return image_of(reply, self._config.max_bytes)
             target = follow(target, reply.headers.get("Location", ""))
         raise TryError(Status.UNREACHABLE, f"more than {MAX_REDIRECTS} redirects", max_tries=1)
 
-    async def _exchange(self, target: URL) -> Reply:
+    async def _exchange(self, target: URL, number: int) -> Reply:
         """Send one request when the limiter gives leave, and read the answer."""
         stats = self._stats
         asked = self._clock()
-        await self._limiter.acquire()
+        sent_under = await self._limiter.acquire(number)
         stats.limiter_wait_s += self._clock() - asked
         stats.requests += 1
         verdict, retry_after_s = Verdict.FAILED, None
@@ -156,7 +146,7 @@ class HttpReader:
             stats.answers["disconnected"] += 1
             raise TryError(Status.UNREACHABLE, f"{type(error).__name__}: {error}") from None
         finally:
-            self._limiter.release(verdict, retry_after_s)
+            self._limiter.release(verdict, retry_after_s, sent_under)
 
     async def _read_body(self, response: aiohttp.ClientResponse) -> bytes | None:
         limit = self._config.max_bytes if response.status == 200 else MAX_ERROR_BYTES

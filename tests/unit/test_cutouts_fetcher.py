@@ -135,10 +135,12 @@ def test_a_limiter_of_ones_own_is_told_everything(service: FaultyService) -> Non
             self.open = 0
             self.verdicts: list[tuple[Verdict, float | None]] = []
 
-        async def acquire(self) -> None:
+        async def acquire(self, number: int = 0) -> int:
             self.open += 1
+            return 7
 
-        def release(self, verdict: Verdict, retry_after_s: float | None = None) -> None:
+        def release(self, verdict: Verdict, retry_after_s: float | None = None, sent_under: int | None = None) -> None:
+            assert sent_under == 7
             self.open -= 1
             self.verdicts.append((verdict, retry_after_s))
 
@@ -161,21 +163,18 @@ def test_a_bug_costs_a_row_and_is_logged(service: FaultyService, caplog: pytest.
     class Broken:
         outage = None
 
-        async def acquire(self) -> None:
+        async def acquire(self, number: int = 0) -> int:
             raise ZeroDivisionError("a bug")
 
-        def release(self, verdict: Verdict, retry_after_s: float | None = None) -> None: ...
+        def release(
+            self, verdict: Verdict, retry_after_s: float | None = None, sent_under: int | None = None
+        ) -> None: ...
 
     with Fetcher(quick_config(service.url), limiter=Broken()) as fetcher:
         found = fetcher.fetch(make_batch([1.0]))
     assert found["status"][0] == "unreachable"
     assert found["error"][0] == "internal error: ZeroDivisionError: a bug"
     assert "cannot fetch" in caplog.text
-
-
-def test_too_many_fetchers_for_the_limit_are_refused() -> None:
-    with pytest.raises(ConfigError, match="17 fetchers"):
-        Fetcher(quick_config("http://127.0.0.1:9", max_in_flight=16), share=17)
 
 
 def test_closing_ends_what_is_in_flight_and_leaves_no_thread(service: FaultyService) -> None:

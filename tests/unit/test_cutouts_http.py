@@ -6,13 +6,15 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cutout_batches import make_batch, quick_config
 from faulty_service import Ask, FaultyService
 from yarl import URL
 
-from galaxray.cutouts import Fetcher
+from galaxray.config import CutoutConfig
+from galaxray.cutouts import Fetcher, GovernedLimiter, Governor, Grant, Report
 from galaxray.cutouts.http import user_agent
 from galaxray.cutouts.replies import TryError, follow
 from galaxray.errors import ConfigError
@@ -262,15 +264,34 @@ def test_threads_share_the_limits(service: FaultyService) -> None:
     assert stats.limiter_wait_s > 0.1
 
 
-def test_requests_in_flight_are_divided(service: FaultyService) -> None:
+def two_fetchers_at_once(config: CutoutConfig, rows: int) -> list[int]:
+    """Fetch with two fetchers under one governor; requests of each."""
+    governor = Governor(config.requests_per_s, config.max_in_flight)
+    lock = threading.Lock()
+
+    def link(report: Report) -> Grant:
+        with lock:  # each fetcher has an event loop of its own
+            return governor.sync(time.monotonic(), report)
+
+    def fetch(first: int) -> int:
+        with Fetcher(config, limiter=GovernedLimiter(link)) as fetcher:
+            found = fetcher.fetch(make_batch([float(first + ra) for ra in range(rows)]))
+            assert set(found["status"]) == {"ok"}
+            return fetcher.stats().requests
+
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(fetch, (0, 100)))
+
+
+def test_requests_in_flight_are_shared(service: FaultyService) -> None:
     service.behaviour = lambda ask: "slow:0.1"
-    with Fetcher(quick_config(service.url, max_in_flight=5), share=2) as fetcher:
-        fetcher.fetch(make_batch([float(ra) for ra in range(8)]))
-    assert service.peak_in_flight == 2
+    assert two_fetchers_at_once(quick_config(service.url, max_in_flight=5), 25) == [25, 25]
+    assert service.peak_in_flight <= 5
 
 
-def test_the_rate_is_kept_and_divided(service: FaultyService) -> None:
-    with Fetcher(quick_config(service.url, requests_per_s=200), share=2) as fetcher:
-        started = time.monotonic()
-        fetcher.fetch(make_batch([float(ra) for ra in range(30)]))
-    assert time.monotonic() - started >= 29 / 100
+def test_the_rate_is_kept_and_shared(service: FaultyService) -> None:
+    config = quick_config(service.url, requests_per_s=200)
+    assert two_fetchers_at_once(config, 20) == [20, 20]
+    times = [ask.time for ask in service.asks]
+    assert max(times) - min(times) > 1.2  # 10/s at the beginning, doubled every second: 40 requests take 1.9 s
+    assert sum(time < min(times) + 1 for time in times) <= 10 + 10

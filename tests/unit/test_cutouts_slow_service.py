@@ -12,7 +12,7 @@ from cutout_batches import quick_config
 from virtual_clock import run_virtually
 
 from galaxray.config import CutoutConfig
-from galaxray.cutouts import FetchStats, LocalLimiter, longest_fetch_s
+from galaxray.cutouts import FetchStats, local_limiter, longest_fetch_s, make_governor
 from galaxray.cutouts.http import HttpReader
 
 UNITS, ROWS = 4, 300
@@ -46,7 +46,7 @@ class SlowService:
 
 
 async def end_of_units(config: CutoutConfig, service: SlowService) -> list[float]:
-    limiter = LocalLimiter(config.requests_per_s, config.max_in_flight)
+    limiter = local_limiter(make_governor(config))
     reader = HttpReader(config, "http://slow", limiter=limiter, check=lambda body: None, stats=FetchStats())
     await reader.close()
     reader._session = service
