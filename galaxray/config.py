@@ -27,10 +27,10 @@ STAGES: tuple[StageName, ...] = ("fetch", "classify", "embed", "segment")
 
 
 def _in_order(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
-    """Stages in the order in which they run, however they were given."""
+    """Stages in the order in which they run, however they were given; images are fetched for any of them."""
     if len(set(stages)) < len(stages):
         raise ValueError("a stage is named twice")
-    return tuple(stage for stage in STAGES if stage in stages)
+    return tuple(stage for stage in STAGES if stage in stages or stage == "fetch")
 
 
 Stages = Annotated[tuple[StageName, ...], AfterValidator(_in_order)]

@@ -96,8 +96,10 @@ class LocalFolder:
 
     def clean(self, older_than_s: float = 0.0) -> None:
         path = self._root / ".staging"
-        before = time.time() - older_than_s
-        for staged in path.iterdir() if path.is_dir() else ():
+        if not path.is_dir():
+            return
+        before = _time_by(path) - older_than_s
+        for staged in path.iterdir():
             with suppress(FileNotFoundError):  # another program may clean, or finish it, at the same time
                 if staged.stat().st_mtime <= before:
                     staged.unlink()
@@ -331,6 +333,15 @@ def check_writable(folder: Path, setting: str) -> None:
         raise ConfigError(
             f"{setting} {folder} cannot be written to: {place}: {error.strerror}; name another folder"
         ) from error
+
+
+def _time_by(folder: Path) -> float:
+    """The time (Unix) by the clock that dates a folder's files, a file server's perhaps: ours may be off, or jump."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except OSError:  # no room even for that
+        return time.time()
 
 
 @contextmanager

@@ -37,6 +37,10 @@ def test_stages_are_put_in_the_order_in_which_they_run():
     assert read_settings([*NEEDED, "--stages", "segment,classify,fetch"]).stages == ("fetch", "classify", "segment")
 
 
+def test_images_are_fetched_for_any_stage():
+    assert read_settings([*NEEDED, "--stages", "classify"]).stages == ("fetch", "classify")
+
+
 def test_no_limit_for_a_service_of_ones_own():
     assert read_settings([*NEEDED, "--cutouts.requests_per_s", "none"]).cutouts.requests_per_s is None
 

@@ -139,3 +139,17 @@ def test_only_what_is_old_enough_is_cleaned(tmp_path):
     os.utime(staging / "old", (time.time() - 7200,) * 2)
     LocalFolder(str(tmp_path)).clean(older_than_s=3600)
     assert [path.name for path in staging.iterdir()] == ["young"]
+
+
+def test_a_clock_that_jumps_makes_nothing_old(tmp_path, monkeypatch):
+    staging = tmp_path / ".staging"
+    staging.mkdir()
+    (staging / "young").write_text("")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86400)
+    LocalFolder(str(tmp_path)).clean(older_than_s=3600)
+    assert [path.name for path in staging.iterdir()] == ["young"]
+    os.utime(staging / "young", (now - 7200,) * 2)
+    monkeypatch.setattr(time, "time", lambda: now - 86400)
+    LocalFolder(str(tmp_path)).clean(older_than_s=3600)
+    assert not staging.exists()
