@@ -33,6 +33,7 @@ from galaxray.modelset import model_stages
 from galaxray.runs import Committed, Run, UnitRecord
 from galaxray.schema import to_table
 from galaxray.stages import Decode, Fetch, Stage
+from pipelines.politeness import GovernorHandle, shared_limiter, start_governor
 from pipelines.resources import TASK_CPUS, Pool
 
 __all__ = ["UnitReport", "annotate", "annotated"]
@@ -83,7 +84,8 @@ def annotate(
     RunError
         If the stream stalls, or a worker cannot read or write the run folder. What is written stays.
     """
-    stall_timeout_s = config.compute.stall_timeout_s or max(600.0, longest_fetch_s(config.cutouts, run.rows_per_unit))
+    longest_s = longest_fetch_s(config.cutouts, run.rows_per_unit, pools["fetch"].max_actors)
+    stall_timeout_s = config.compute.stall_timeout_s or max(600.0, longest_s)
     dataset = annotated(run, config, pools, views, units, retry=retry, stall_timeout_s=stall_timeout_s)
     dataset = _through(dataset, Writing, pools["write"], run=run)
     try:
@@ -113,7 +115,9 @@ def annotated(
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
 
-    fetch = partial(_build_fetch, config)
+    # Several fetchers need one that grants them requests. A single one has that in its own process.
+    governor = start_governor(config.cutouts) if pools["fetch"].max_actors > 1 else None
+    fetch = partial(_build_fetch, config, governor)
     dataset = ray.data.read_datasource(
         _Units(units, retry), override_num_blocks=min(len(units), 16), num_cpus=TASK_CPUS, concurrency=1
     )
@@ -280,8 +284,8 @@ def _packed(batch: Batch, notes: dict[str, Any]) -> Row:
     return {"batch": packed}
 
 
-def _build_fetch(config: RunConfig) -> dict[str, Stage]:
-    return {"fetch": Fetch(config.cutouts)}
+def _build_fetch(config: RunConfig, governor: GovernorHandle | None) -> dict[str, Stage]:
+    return {"fetch": Fetch(config.cutouts, limiter=governor and shared_limiter(governor))}
 
 
 def _build_decode(config: RunConfig, views: list[View], thumbnail_every: int, num_threads: int) -> dict[str, Stage]:

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from galaxray.config import CutoutConfig
 from galaxray.cutouts.limits import MAX_RETRY_AFTER_S
+from galaxray.cutouts.pace import LEAST_RATE
 from galaxray.cutouts.sources import make_source
 
 __all__ = ["Estimate", "estimate", "longest_fetch_s"]
@@ -65,18 +66,26 @@ def estimate(config: CutoutConfig, num_rows: int) -> Estimate:
     return Estimate(num_rows, num_bytes, seconds, sentence)
 
 
-def longest_fetch_s(config: CutoutConfig, num_rows: int) -> float:
+def longest_fetch_s(config: CutoutConfig, num_rows: int, num_fetchers: int = 1) -> float:
     """Longest time that fetching so many rows may take at a bad service, in seconds; 0 for files.
 
-    Every row needs all its tries, every try its time-out, and one row waits before each for as long as it may.
+    Every row needs all its tries, every try its time-out, one row waits before each for as long as it may, and the
+    service has brought the rate down as far as it falls.
+
+    Parameters
+    ----------
+    config : CutoutConfig
+    num_rows : int
+        Rows that one fetcher brings.
+    num_fetchers : int
+        Fetchers that share the limits.
     """
     if config.source == "files":
         return 0.0
-    interval_s = config.timeout_s / config.max_in_flight
-    if config.requests_per_s is not None:
-        interval_s = max(interval_s, 1 / config.requests_per_s)
+    rate = LEAST_RATE if config.requests_per_s is None else min(LEAST_RATE, config.requests_per_s)
+    interval_s = max(config.timeout_s / config.max_in_flight, 1 / rate)
     longest_wait_s = max(config.max_backoff_s, MAX_RETRY_AFTER_S)
-    return config.max_attempts * (num_rows * interval_s + config.timeout_s + longest_wait_s)
+    return config.max_attempts * (num_fetchers * num_rows * interval_s + config.timeout_s + longest_wait_s)
 
 
 def _bytes_of_one(config: CutoutConfig) -> float:

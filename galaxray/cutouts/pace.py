@@ -7,7 +7,7 @@ as TCP once did, would leave a quarter of what the service allows unused, and be
 
 from __future__ import annotations
 
-__all__ = ["Pace"]
+__all__ = ["LEAST_RATE", "Pace"]
 
 FIRST_RATE = 10.0
 """Requests per second at the beginning; doubled each second up to the limit."""

@@ -84,3 +84,8 @@ def test_what_is_foreseen_grows_with_the_tries_and_not_for_files() -> None:
     assert patient > usual > 12 * 60 / 5
     assert longest_fetch_s(CutoutConfig(source="files"), ROWS) == 0
     assert longest_fetch_s(CutoutConfig(requests_per_s=0.5, max_attempts=1), ROWS) > ROWS / 0.5
+
+
+def test_fetchers_that_share_the_limits_each_take_longer() -> None:
+    alone, together = (longest_fetch_s(CutoutConfig(), 1000, fetchers) for fetchers in (1, 3))
+    assert 2 * alone < together < 3 * alone
