@@ -33,6 +33,7 @@ from galaxray.modelset import model_stages
 from galaxray.runs import Committed, Run, UnitRecord
 from galaxray.schema import to_table
 from galaxray.stages import Decode, Fetch, Stage
+from pipelines.flight import UNITS_PER_SLOT, bound_flight
 from pipelines.politeness import GovernorHandle, shared_limiter, start_governor
 from pipelines.resources import TASK_CPUS, Pool
 
@@ -114,6 +115,7 @@ def annotated(
     context.execution_no_progress_timeout_s = math.ceil(stall_timeout_s)
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
+    bound_flight(context)
 
     # Several fetchers need one that grants them requests. A single one has that in its own process.
     governor = start_governor(config.cutouts) if pools["fetch"].max_actors > 1 else None
@@ -172,6 +174,7 @@ def _through(dataset: ray.data.Dataset, actor: type, pool: Pool, **arguments: An
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.min_actors,
             max_size=pool.max_actors,
+            max_tasks_in_flight_per_actor=UNITS_PER_SLOT * pool.batches_in_flight,
             max_concurrent_calls_per_actor=pool.batches_in_flight,
             # Stages that wait (fetch, write) overlap their units; a model sees one at a time.
             enable_true_multi_threading=actor is not Models,
