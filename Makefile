@@ -39,7 +39,7 @@ test: $(READY) ## unit tests and tests on Ray
 	$(BIN)/python -m pytest
 
 chaos: $(READY) ## kill drivers, workers and nodes, break storage, fuzz readers; half an hour and more
-	CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest tests/chaos -v
+	CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest tests/chaos -v -s
 
 lint: $(READY) ## ruff, mypy, import rules
 	$(BIN)/ruff check .
