@@ -18,6 +18,7 @@ A message says what is wrong, where, and how to mend it.
 
 from __future__ import annotations
 
+from galaxray.display import one_line
 from galaxray.schema import Status
 
 __all__ = [
@@ -35,9 +36,16 @@ __all__ = [
 
 
 class GalaxrayError(Exception):
-    """Base of every exception of galaxray."""
+    """Base of every exception of galaxray.
+
+    ``str()`` is one printable line: file names, columns and a server's words are in it, and hostile ones must neither
+    command a terminal nor spill a password.
+    """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class UsageError(GalaxrayError):

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from galaxray import __version__
 from galaxray.catalog import Catalog
 from galaxray.config import RunConfig
+from galaxray.display import public_settings, without_secrets
 from galaxray.errors import CatalogError, RunMismatchError
 from galaxray.runs import UNITS_PER_PART, Run, open_run, part_name
 from galaxray.storage import Folder, open_folder
@@ -100,21 +101,21 @@ def plan_run(
     if run is not None:
         return run
     fixed = _fixed_settings(config)
-    fingerprint = catalog.fingerprint()  # before it is read: what changes meanwhile must be seen next time
+    fingerprint = catalog.fingerprint()
     rows_per_unit, num_rows = _write_catalog(folder, config, catalog, on_rows)
+    catalog.require_unchanged(fingerprint)  # before run.json says that there is a plan
     record = {
         "run_id": f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": fixed,
         "config_digest": _digest(fixed),
-        "settings": config.model_dump(mode="json"),
-        "catalog": {"uri": config.catalog, "fingerprint": fingerprint, "rows": num_rows},
+        "settings": public_settings(config.model_dump(mode="json")),
+        "catalog": {"uri": without_secrets(config.catalog), "fingerprint": fingerprint, "rows": num_rows},
         "models": models,
         "rows_per_unit": rows_per_unit,
         "num_units": math.ceil(num_rows / rows_per_unit),
         "versions": {"galaxray": __version__, **versions},
     }
-    catalog.require_unchanged(fingerprint)  # before run.json says that there is a plan
     folder.write("run.json", json.dumps(record, indent=2).encode())
     run = open_run(config.output)
     assert run is not None
@@ -198,7 +199,7 @@ def _cut(slices: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
 
 def _fixed_settings(config: RunConfig) -> dict[str, Any]:
     """Settings that decide what the table holds, as JSON values."""
-    settings = config.model_dump(mode="json")
+    settings: dict[str, Any] = public_settings(config.model_dump(mode="json"))
     for section, names in _FREE_SETTINGS.items():
         part = settings[section] if section else settings
         for name in names:

@@ -19,6 +19,7 @@ import psutil
 from galaxray.catalog import open_catalog
 from galaxray.config import RunConfig
 from galaxray.cutouts import check_cutouts
+from galaxray.display import without_secrets
 from galaxray.dryrun import dry_run
 from galaxray.errors import GalaxrayError, RunError
 from galaxray.images import View
@@ -174,7 +175,7 @@ def _versions() -> dict[str, str]:
 def _tell_rows(uri: str) -> Callable[[int], None]:
     """Report on reading a catalogue that takes more than a few seconds."""
     say = _say_now_and_then()
-    return lambda rows: say(f"reading {uri}: {rows:,} rows")
+    return lambda rows: say(f"reading {without_secrets(uri)}: {rows:,} rows")
 
 
 def _tell_footers(run: Run) -> Callable[[int, int], None]:

@@ -44,6 +44,8 @@ _SEXAGESIMAL = (
     r"^(?P<sign>[+-]?)(?P<whole>[0-9]{1,3})(?P<mark>[: hd])\s*"
     r"(?P<minutes>[0-9]{1,2})(?P<second_mark>[: m])\s*(?P<seconds>[0-9]{1,2}(?:\.[0-9]*)?)(?P<last_mark>s?)$"
 )
+MAX_UNIT_CHARS = 60
+# astropy computes the powers in a unit exactly: 10**9999999999 would take it for ever.
 _MARKS = ("::", "  ", "hm", "hms", "dm", "dms")
 
 
@@ -216,9 +218,12 @@ def _parse_unit(text: str | None, what: str) -> u.UnitBase:
     if text is None or not text.strip():
         return u.deg
     plain = text.strip().strip("\"'").lower()
-    unit = _UNIT_SPELLINGS.get(plain) or u.Unit(plain, parse_strict="silent")
+    is_modest = len(plain) <= MAX_UNIT_CHARS and not re.search(r"\d{5}", plain)
+    unit = _UNIT_SPELLINGS.get(plain) or (u.Unit(plain, parse_strict="silent") if is_modest else u.one)
     if not unit.is_equivalent(u.deg):
-        raise CatalogError(f"{what} has the unit {text!r}, which is no angle; give --columns.angle_unit")
+        raise CatalogError(
+            f"{what} has the unit {text[:MAX_UNIT_CHARS]!r}, which is no angle; give --columns.angle_unit"
+        )
     return unit
 
 

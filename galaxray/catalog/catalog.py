@@ -19,6 +19,7 @@ from galaxray.catalog.formats import open_table
 from galaxray.catalog.table import Table
 from galaxray.catalog.values import as_identifiers, as_text, read_numbers
 from galaxray.config import CatalogConfig
+from galaxray.display import printable
 from galaxray.errors import CatalogError
 from galaxray.schema import Status
 
@@ -197,7 +198,7 @@ class Catalog:
         bad = [text for text in head["error"].to_pylist() if text]
         if bad:
             lines.append(f"  {len(bad)} of the first {head.num_rows} rows have bad coordinates, e.g. {bad[0]}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))  # names and values are the file's own
 
     def _label(self, column: Column) -> str:
         return f"{self.uri}: column {column.name!r}"
@@ -207,7 +208,11 @@ class Catalog:
         for batch in self._read():
             if limit is not None:
                 batch = batch.slice(0, limit - first)
-            yield self._check(batch, first)
+            try:
+                checked = self._check(batch, first)
+            except pa.ArrowException as error:  # more text than an array can hold
+                raise CatalogError(f"{self.uri}: rows from {first} on: {describe_failure(error)}") from error
+            yield checked
             first += batch.num_rows
             if first == limit:
                 return

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 import os
 import shutil
+import socket
 import tempfile
 import time
 import urllib.error
 import urllib.request
 import weakref
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
+from urllib.parse import urlsplit
 
 from galaxray import __version__
 from galaxray.errors import CatalogError
@@ -25,6 +28,9 @@ MAX_BYTES = 32 * 2**30
 TIMEOUT_S = 60.0
 ATTEMPTS = 4
 FIRST_WAIT_S = 1.0
+PATIENCE_S = 120.0
+MIN_BYTES_PER_S = 1000
+"""A server that sends less on average, after :data:`PATIENCE_S`, is given up: by drops it would take for ever."""
 _CHUNK_BYTES = 2**20
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -45,6 +51,36 @@ class Download:
         self._removal = weakref.finalize(self, _remove, path)
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect to another host (archives do that), but not to where only this machine can go.
+
+    A server out there must not make us ask what is behind the firewall: a cloud's metadata service, a database.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._starts_inside = _is_inside(url)
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        allowed = ("https",) if req.full_url.startswith("https:") else ("http", "https")
+        if urlsplit(newurl).scheme not in allowed:
+            raise CatalogError(f"{self._url}: redirected to {newurl}, which is not followed from {req.type}")
+        if not self._starts_inside and _is_inside(newurl):
+            raise CatalogError(f"{self._url}: redirected to {newurl}, which is inside this network")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _is_inside(url: str) -> bool:
+    """Whether a host has an address that is not of the public internet; of one that has no address, a proxy decides."""
+    try:
+        found = socket.getaddrinfo(urlsplit(url).hostname, None)
+    except (OSError, UnicodeError):
+        return False
+    return any(not ipaddress.ip_address(address[4][0]).is_global for address in found)
+
+
 class _TransferError(Exception):
     """The transfer failed in a way that may pass."""
 
@@ -58,6 +94,12 @@ def download(url: str) -> Download:
         If the server refuses, cannot be reached, breaks off again and again, or sends more than :data:`MAX_BYTES`
         or more than the disk holds.
     """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise CatalogError(f"{url}: {error}") from error
+    if parts.username is not None:
+        raise CatalogError(f"{url}: leave user and password out of the address; download it yourself and give the path")
     wait_s = FIRST_WAIT_S
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -83,8 +125,9 @@ def _download_once(url: str) -> Download:
 def _transfer(url: str, target: BinaryIO) -> str:
     """Write what the server sends to ``target``; return its SHA-256."""
     request = urllib.request.Request(url, headers={"User-Agent": f"galaxray/{__version__}"})
+    opener = urllib.request.build_opener(_Redirects(url))
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        with opener.open(request, timeout=TIMEOUT_S) as response:
             return _copy(url, response, target)
     except urllib.error.HTTPError as error:
         with error:
@@ -106,9 +149,13 @@ def _copy(url: str, response: HTTPResponse, target: BinaryIO) -> str:
     free = shutil.disk_usage(tempfile.gettempdir()).free
     digest = hashlib.sha256()
     received = 0
+    began = time.monotonic()
     _require_room(url, expected, free)
-    while chunk := response.read(_CHUNK_BYTES):
+    while chunk := response.read1(_CHUNK_BYTES):  # what has come, however little: read() would wait for all of it
         received += len(chunk)
+        elapsed_s = time.monotonic() - began
+        if elapsed_s > PATIENCE_S and received < MIN_BYTES_PER_S * elapsed_s:
+            raise CatalogError(f"{url}: the server sent {received} bytes in {elapsed_s:.0f} s; too slow to wait for")
         _require_room(url, received, free)
         digest.update(chunk)
         target.write(chunk)

@@ -17,6 +17,7 @@ import fsspec
 import pyarrow as pa
 
 from galaxray.catalog.download import Download, download
+from galaxray.display import without_secrets
 from galaxray.errors import CatalogError
 from galaxray.s3 import s3_reader
 
@@ -142,7 +143,7 @@ def find_files(uri: str, storage_options: Mapping[str, Any] | None = None) -> Ca
             return _find(uri, s3_reader(**(storage_options or {})), rest)
         case "http" | "https":
             spool = download(uri)
-            return _find(uri, fsspec.filesystem("file"), spool.path, spool)
+            return _find(without_secrets(uri), fsspec.filesystem("file"), spool.path, spool)
         case _:
             raise CatalogError(f"{uri}: a catalogue is a path, s3://, https:// or http://, not {scheme}://")
 

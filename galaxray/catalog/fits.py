@@ -27,6 +27,11 @@ __all__ = ["FitsTable"]
 
 BLOCK_BYTES = 2880
 READ_BYTES = 2 * 2**20
+MAX_HEADER_BYTES = 4 * 2**20
+"""Longest header: one of 999 columns, the most that there may be, with ten cards each has 0.8 MB."""
+MAX_ROW_BYTES = 64 * 2**20
+MAX_AXES = 999
+MAX_EXTENSIONS = 10_000
 _SCALARS = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _ELEMENT_BYTES = dict(zip("XLBAIJEKDCPMQ", (1 / 8, 1, 1, 1, 2, 4, 4, 8, 8, 8, 8, 16, 16), strict=True))
 _END = re.compile(rb"^(?:.{80})*END {77}", re.DOTALL)
@@ -77,6 +82,8 @@ class FitsTable:
         self.fields = tuple(
             Field(name, header.get(f"TUNIT{n}"), header.get(f"TUCD{n}")) for n, name in enumerate(names, 1)
         )
+        if self._row_bytes > MAX_ROW_BYTES or self.num_rows < 0:
+            raise CatalogError(f"{file.name}: {self.num_rows} rows of {self._row_bytes} bytes are no catalogue")
         promised = self._data_offset + self.num_rows * self._row_bytes
         if not file.is_compressed and file.size_bytes < promised:
             there = max(0, file.size_bytes - self._data_offset) // self._row_bytes
@@ -138,27 +145,38 @@ def _find_table(name: str, stream: BinaryIO, wanted: int | str | None) -> tuple[
 def _headers(stream: BinaryIO) -> Iterator[tuple[fits.Header, int]]:
     """Headers of a FITS file, each with the offset of its data."""
     offset = 0
-    while content := _read_header(stream):
+    for _ in range(MAX_EXTENSIONS):
+        content = _read_header(stream)
+        if not content:
+            return
         header = fits.Header.fromstring(content)
         offset += len(content)
+        num_axes = int(header["NAXIS"])
+        if not 0 <= num_axes <= MAX_AXES:
+            raise ValueError(f"an extension of {num_axes} axes")
+        axes = [int(header[f"NAXIS{n}"]) for n in range(1, num_axes + 1)]
+        groups, heap = int(header.get("GCOUNT", 1)), int(header.get("PCOUNT", 0))
+        if min([*axes, groups, heap]) < 0:  # would lead back, and round in circles
+            raise ValueError("an extension of negative length")
         yield header, offset
-        axes = [int(header[f"NAXIS{n}"]) for n in range(1, int(header["NAXIS"]) + 1)]
-        elements = int(header.get("GCOUNT", 1)) * (int(header.get("PCOUNT", 0)) + math.prod(axes)) if axes else 0
+        elements = groups * (heap + math.prod(axes)) if axes else 0
         offset += math.ceil(elements * abs(int(header["BITPIX"])) / 8 / BLOCK_BYTES) * BLOCK_BYTES
         stream.seek(offset)
 
 
 def _read_header(stream: BinaryIO) -> bytes:
     """Blocks of the next header; nothing at the end of the file, or where junk follows the last extension."""
-    content = b""
-    while not _END.search(content[-BLOCK_BYTES:]):
+    blocks = [b""]
+    while not _END.search(blocks[-1]):
         block = stream.read(BLOCK_BYTES)
-        if not content and not block.startswith((b"SIMPLE  =", b"XTENSION=")):
+        if len(blocks) == 1 and not block.startswith((b"SIMPLE  =", b"XTENSION=")):
             return b""
         if len(block) < BLOCK_BYTES:
             raise EOFError("truncated in a header")
-        content += block
-    return content
+        blocks.append(block)
+        if len(blocks) * BLOCK_BYTES > MAX_HEADER_BYTES:
+            raise ValueError(f"a header of more than {MAX_HEADER_BYTES} bytes")
+    return b"".join(blocks)
 
 
 def _content(header: fits.Header) -> str:
@@ -166,7 +184,8 @@ def _content(header: fits.Header) -> str:
     if header.get("XTENSION", "").strip() in ("BINTABLE", "TABLE") and not header.get("ZIMAGE"):
         return "table"
     letter = "Z" if header.get("ZIMAGE") else ""
-    axes = [str(header.get(f"{letter}NAXIS{n}")) for n in range(int(header.get(f"{letter}NAXIS", 0)), 0, -1)]
+    num_axes = min(int(header.get(f"{letter}NAXIS", 0)), MAX_AXES)
+    axes = [str(header.get(f"{letter}NAXIS{n}")) for n in range(num_axes, 0, -1)]
     return f"image {'x'.join(axes)}" if axes else "empty"
 
 

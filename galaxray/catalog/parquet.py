@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from galaxray.catalog.files import CatalogFile, CatalogFiles, describe_failure
 from galaxray.catalog.table import BATCH_ROWS, Field, read_astropy_header
 
 __all__ = ["ParquetTable"]
+
+MAX_TEXT_BYTES = 4096
+"""Longest identifier or path: as long as a path may be. A file of a few KB may hold a longer one a billion times."""
+_TEXT_TYPES = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+)
 
 
 class ParquetTable:
@@ -36,14 +49,38 @@ class ParquetTable:
         """Read columns, as :meth:`galaxray.catalog.table.Table.batches` says."""
         names = [self.fields[position].name for position in columns]
         for file in self._files.files:
-            # Without pre_buffer, whole row groups would be read ahead; by group, what one leaves behind is freed.
-            with file.open_stored(read_ahead=False) as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:
-                for name in names:
-                    if (count := parquet.schema_arrow.names.count(name)) != 1:
-                        raise ValueError(f"{file.name} has {count} columns {name!r}, where one is expected")
-                for group in range(parquet.num_row_groups):
-                    for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
-                        yield batch.select(names)
+            with file.open_stored(read_ahead=False) as stream:
+                yield from _read(file.name, stream, names)
+
+
+def _read(file_name: str, stream: BinaryIO, names: list[str]) -> Iterator[pa.RecordBatch]:
+    schema = pq.read_schema(stream)
+    for name in names:
+        if (count := schema.names.count(name)) != 1:
+            raise ValueError(f"{file_name} has {count} columns {name!r}, where one is expected")
+    stream.seek(0)
+    # Without pre_buffer, whole row groups would be read ahead; by group, what one leaves behind is freed.
+    # Text stays in the dictionary that it is stored with: a long one may stand in every row, and take no room there.
+    text = [name for name in names if _is_text(schema.field(name).type)]
+    with pq.ParquetFile(stream, pre_buffer=False, read_dictionary=text) as parquet:
+        for group in range(parquet.num_row_groups):
+            for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
+                batch = batch.select(names)
+                _require_short(batch)
+                yield batch
+
+
+def _require_short(batch: pa.RecordBatch) -> None:
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        values = column.dictionary if pa.types.is_dictionary(column.type) else column
+        if _is_text(values.type):
+            longest = pc.max(pc.binary_length(values)).as_py() or 0
+            if longest > MAX_TEXT_BYTES:
+                raise ValueError(f"column {name!r} holds a text of {longest} bytes; {MAX_TEXT_BYTES} are the limit")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in _TEXT_TYPES)
 
 
 def _count_rows(file: CatalogFile) -> int:

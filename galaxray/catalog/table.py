@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
-from astropy.table.meta import YamlParseError, get_header_from_yaml
+import yaml
 
 __all__ = ["BATCH_ROWS", "Field", "Table", "read_astropy_header"]
 
@@ -49,11 +49,24 @@ def read_astropy_header(lines: list[str]) -> tuple[dict[str, str], str]:
         If it is no such header.
     """
     try:
-        header = get_header_from_yaml(lines)
-        units = {column["name"]: str(column["unit"]) for column in header["datatype"] if column.get("unit")}
-        return units, str(header.get("delimiter", " "))
-    except (YamlParseError, LookupError, TypeError, AttributeError) as error:
+        # Text and containers of text, whatever the tags name: astropy's own loader builds units, arrays and times of
+        # them, and a unit like 10**9999999999 takes it for ever.
+        header = yaml.load("\n".join(lines), Loader=yaml.BaseLoader)
+        units = {column["name"]: _text_of(column["unit"]) for column in header["datatype"] if column.get("unit")}
+        delimiter = header.get("delimiter", " ")
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"its ECSV header cannot be read: {type(error).__name__} {error}") from error
+    if delimiter not in (" ", ","):
+        raise ValueError("its ECSV header has another delimiter than a blank or a comma")
+    return units, delimiter
+
+
+def _text_of(unit: str | dict[str, str]) -> str:
+    """Text of a unit, written plainly or as ``!astropy.units.Unit {unit: deg}``."""
+    text = unit if isinstance(unit, str) else unit["unit"]
+    if not isinstance(text, str):  # a list that holds itself, or thousands of others by reference
+        raise ValueError("a unit that is no text")
+    return text
 
 
 class Table(Protocol):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import operator
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -25,7 +27,11 @@ logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 8192
 MAX_WHOLE_BYTES = 2**30
-"""Largest file whose table is read whole: in memory it is about as large again."""
+"""Largest document whose table is read whole: in memory it is about as large again."""
+MAX_PIECE_BYTES = 16 * 2**20
+"""Most that is read of a header, or between two rows."""
+GUESSED_ROWS = 256
+"""Rows that astropy makes room for at first, where the document does not say how many there are."""
 
 _Event = tuple[bool, str, Any, tuple[int, int]]
 """Whether an element starts (or ends), its tag, its attributes (or text), line and column."""
@@ -45,7 +51,7 @@ class VOTable:
 
     def __init__(self, file: CatalogFile) -> None:
         self._file = file
-        with file.open() as stream, get_xml_iterator(stream.read) as events:
+        with file.open() as stream, get_xml_iterator(_Allowance(stream, MAX_PIECE_BYTES).read) as events:
             self._read_header(events)
         if self._encoding != "TABLEDATA" and file.size_bytes > MAX_WHOLE_BYTES:
             raise CatalogError(
@@ -76,7 +82,9 @@ class VOTable:
             reason = f"; the service that wrote it says: {complaint.strip()}" if complaint else ""
             found = f"a table with {len(attributes)} columns but no rows" if attributes else "no table in this VOTable"
             raise CatalogError(f"{self._file.name}: {found}{reason}")
-        self._encoding = next(tag for is_start, tag, _, _ in events if is_start)
+        self._encoding = next((tag for is_start, tag, _, _ in events if is_start), "")
+        if not self._encoding:
+            raise ValueError("its DATA element is empty")
         self._nulls = [field.get("null_text") for field in attributes]
         self.fields = tuple(
             Field(field.get("name") or field.get("ID", ""), field.get("unit"), field.get("ucd")) for field in attributes
@@ -88,9 +96,10 @@ class VOTable:
             yield from (self._stream if self._encoding == "TABLEDATA" else self._read_whole)(stream, columns)
 
     def _stream(self, stream: BinaryIO, columns: Sequence[int]) -> Iterator[pa.RecordBatch]:
-        with get_xml_iterator(stream.read) as events:
-            self._skip_to_data(events)
-            rows = _rows(events, len(self.fields), columns)
+        allowance = _Allowance(stream, MAX_PIECE_BYTES)
+        with get_xml_iterator(allowance.read) as events:
+            self._skip_to_data(events, allowance)
+            rows = _rows(events, len(self.fields), columns, allowance)
             while batch := list(itertools.islice(rows, BATCH_ROWS)):
                 cells = zip(*batch, strict=True)
                 arrays = [
@@ -99,17 +108,21 @@ class VOTable:
                 ]
                 yield pa.RecordBatch.from_arrays(arrays, names=[self.fields[column].name for column in columns])
             for is_start, tag, data, _ in events:  # to the end of the document: it may say that rows are missing
+                allowance.renew()
                 if is_start and tag == "INFO":
                     self._heed(data)
 
-    def _skip_to_data(self, events: Iterator[_Event]) -> None:
+    def _skip_to_data(self, events: Iterator[_Event], allowance: _Allowance) -> None:
         number = -1
         for is_start, tag, _, _ in events:
+            allowance.renew()
             number += is_start and tag == "TABLE"
             if number == self._number and is_start and tag == "TABLEDATA":
                 return
 
     def _read_whole(self, stream: BinaryIO, columns: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        with self._file.open() as document, get_xml_iterator(_Allowance(document, MAX_WHOLE_BYTES).read) as events:
+            _require_modest(events)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # breaches of the standard that do not touch the values
             try:
@@ -134,7 +147,48 @@ class VOTable:
             logger.warning("%s: the service that wrote it cut the table off at its row limit", self._file.name)
 
 
-def _rows(events: Iterator[_Event], num_fields: int, columns: Sequence[int]) -> Iterator[tuple[str, ...]]:
+class _Allowance:
+    """A stream that may be read so far and no further, unless the allowance is renewed.
+
+    The parser gathers what stands between two tags: of a small compressed file that may be more than the memory holds.
+    """
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self._stream = stream
+        self._size = self._left = size
+
+    def renew(self) -> None:
+        self._left = self._size
+
+    def read(self, size: int) -> bytes:
+        if self._left <= 0:
+            raise ValueError(f"more than {self._size} bytes without an end to it")
+        content = self._stream.read(size)
+        self._left -= len(content)
+        return content
+
+
+def _require_modest(events: Iterator[_Event]) -> None:
+    """Refuse a document that would make astropy open other files, ask the network, or reserve more than the memory."""
+    width = 0
+    num_rows = GUESSED_ROWS
+    for is_start, tag, data, _ in events:
+        if not is_start:
+            continue
+        match tag:
+            case "STREAM" if "href" in data:
+                raise ValueError(f"its rows are in another file, {data['href']!r}: read that one, or ask for TABLEDATA")
+            case "TABLE":
+                width, num_rows = 0, max(GUESSED_ROWS, int(data.get("nrows", 0)))
+            case "FIELD":
+                width += math.prod(int(length) for length in re.findall(r"\d+", data.get("arraysize", "1")))
+        if width * num_rows > MAX_WHOLE_BYTES:
+            raise ValueError(f"{num_rows} rows of {width} values are too many to be read whole")
+
+
+def _rows(
+    events: Iterator[_Event], num_fields: int, columns: Sequence[int], allowance: _Allowance
+) -> Iterator[tuple[str, ...]]:
     """Pick the wanted cells of each row, up to the end of the table."""
     cells: list[str] = []
     pick = operator.itemgetter(*columns) if len(columns) > 1 else lambda cells: (cells[columns[0]],)
@@ -148,6 +202,7 @@ def _rows(events: Iterator[_Event], num_fields: int, columns: Sequence[int]) -> 
                 raise ValueError(f"a row has {len(cells)} cells, the table has {num_fields} fields")
             yield pick(cells)
             cells = []
+            allowance.renew()
         elif tag == "TABLEDATA":
             return
 

@@ -156,9 +156,10 @@ def follow(target: URL, location: str) -> URL:
     try:
         following = target.join(URL(location))
         origin = following.origin()
+        place = (origin.scheme, origin.host, origin.port)  # only here yarl sees a port that is no number
     except ValueError:
         raise TryError(Status.UNREACHABLE, f"redirected to {location:.100}", max_tries=1) from None
-    is_same = (origin.scheme, origin.host, origin.port) == (target.scheme, target.host, target.port)
+    is_same = place == (target.scheme, target.host, target.port)
     is_upgrade = (target.scheme, origin.scheme) == ("http", "https") and origin.is_default_port()
     if not (is_same or (is_upgrade and origin.host == target.host)):
         raise TryError(Status.UNREACHABLE, f"redirected to another host: {origin}", max_tries=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from galaxray import __version__
+from galaxray.display import without_secrets
 from galaxray.report import plots
 from galaxray.report.classes import Grouping, group, questions_of
 from galaxray.report.pictures import Picture, picture
@@ -87,7 +87,8 @@ def _render(root: str, run: Mapping[str, Any], summary: Mapping[str, Any], sampl
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(num=_number, percent=_percent, duration=_duration, public=_public)
+    environment.filters.update(num=_number, percent=_percent, duration=_duration)
+    environment.filters["public"] = lambda text: without_secrets(str(text))
     questions = questions_of(sample.rows)
     grouping = group(sample.rows)
     zoom = float(run.get("models", {}).get("segmenter", {}).get("zoom", 1.0))
@@ -235,14 +236,6 @@ def _example_column(questions: Sequence[Question]) -> tuple[str, str] | None:
     """A question asked of some galaxies only, and its first answer."""
     asked_of_some = [question for question in questions if question.stem not in ("smooth-or-featured", "merging")]
     return (asked_of_some[0].name, asked_of_some[0].labels[0]) if asked_of_some else None
-
-
-def _public(text: object) -> str:
-    """Hide what gives access in an address: user and password, signatures and tokens."""
-    hidden = re.sub(r"//[^/@\s]*@", "//…@", str(text))
-    return re.sub(
-        r"([?&][^=&\s]*(?:sig|token|key|secret|credential)[^=&\s]*=)[^&\s]*", r"\1…", hidden, flags=re.IGNORECASE
-    )
 
 
 def _number(value: float | None, digits: int = 0) -> str:

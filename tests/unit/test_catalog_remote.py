@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import os
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -38,6 +43,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
+        self.redirects: dict[str, str] = {}
         self.faults: list[str] = []
         """What happens to the next requests."""
         self.asked: list[str] = []
@@ -51,7 +57,18 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(self.headers["User-Agent"])
         content = self.server.files.get(self.path)
         fault = self.server.faults.pop(0) if self.server.faults else None
-        if fault == "redirect":
+        if self.path in self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects[self.path])
+            self.end_headers()
+        elif fault == "drip":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for byte in content or b"":
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.02)
+        elif fault == "redirect":
             self.send_response(302)
             self.send_header("Location", f"{self.server.url}{self.path}?moved")
             self.server.files[f"{self.path}?moved"] = content or b""
@@ -184,3 +201,58 @@ def test_s3_storage_options_win(s3_bucket: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     options = {"key": "test", "secret": "test", "endpoint_url": endpoint}
     assert identifiers(f"{s3_bucket}/c.csv", storage_options=options) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("location", "reason"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", "inside this network"),
+        ("http://localhost:1/", "inside this network"),
+        ("http://[::1]:1/", "inside this network"),
+        ("http://2130706433:1/", "inside this network"),  # 127.0.0.1 in one number
+        ("ftp://example.org/c.csv", "not followed"),
+        ("file:///etc/passwd", "not allowed"),
+    ],
+)
+def test_no_redirect_leads_behind_the_firewall(
+    server: Server, location: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server, which is on loopback, stands for one out there."""
+    real = download._is_inside
+    monkeypatch.setattr(download, "_is_inside", lambda url: not url.startswith(server.url) and real(url))
+    server.redirects["/c.csv"] = location
+    with pytest.raises(CatalogError, match=reason):
+        open_catalog(f"{server.url}/c.csv")
+
+
+def test_a_server_inside_may_redirect_inside(server: Server) -> None:
+    server.files["/other.csv"] = CSV.encode()
+    server.redirects["/c.csv"] = server.url.replace("127.0.0.1", "localhost") + "/other.csv"
+    assert identifiers(f"{server.url}/c.csv") == EXPECTED
+
+
+def test_no_redirect_takes_the_encryption_away() -> None:
+    handler = download._Redirects("https://example.org/c.csv")
+    request = urllib.request.Request("https://example.org/c.csv")
+    with pytest.raises(CatalogError, match="not followed from https"):
+        handler.redirect_request(request, io.BytesIO(), 302, "", HTTPMessage(), "http://example.org/c.csv")
+
+
+def test_a_server_that_sends_drop_by_drop_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PATIENCE_S", 0.3)
+    server.files["/c.csv"] = CSV.encode() * 100
+    server.faults = ["drip"]
+    with pytest.raises(CatalogError, match="too slow"):
+        open_catalog(f"{server.url}/c.csv")
+
+
+def test_passwords_are_in_no_message(server: Server) -> None:
+    with pytest.raises(CatalogError, match="leave user and password out") as caught:
+        open_catalog(server.url.replace("//", "//me:pa55@") + "/c.csv")
+    assert "pa55" not in str(caught.value)
+    with pytest.raises(CatalogError, match="404") as caught:
+        open_catalog(f"{server.url}/c.csv?X-Amz-Signature=f00")
+    assert "f00" not in str(caught.value)
+    server.files["/c.csv?X-Amz-Signature=f00"] = CSV.encode()
+    catalog = open_catalog(f"{server.url}/c.csv?X-Amz-Signature=f00")
+    assert "f00" not in catalog.describe() + catalog.uri
