@@ -66,6 +66,11 @@ class Ledger:
         units: list[int] = np.flatnonzero(self._counts[:, _IS_TRANSIENT].any(axis=1)).tolist()
         return units
 
+    @property
+    def transient(self) -> int:
+        """Rows that another try may mend, of the units counted so far."""
+        return int(self._sums[_IS_TRANSIENT].sum())
+
     def transient_in(self, units: Sequence[int]) -> int:
         """Rows of these units that another try may mend, of those counted so far."""
         return int(self._counts[np.asarray(units, int)][:, _IS_TRANSIENT].sum())

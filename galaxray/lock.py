@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,11 +24,34 @@ from typing import Any, Self
 from galaxray.errors import RunBusyError, RunError
 from galaxray.storage import Folder
 
-__all__ = ["RunLock"]
+__all__ = ["Holder", "RunLock", "find_holder"]
 
 NAME = "lock.json"
 RENEW_S = 10.0
 PATIENCE_S = 45.0  # a few renewals, that a slow store may delay
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The program that holds a lock."""
+
+    name: str
+    """For people: which process on which machine."""
+    is_alive: bool | None
+    """None if it is of another machine: then it is alive if the content changes, every ``RENEW_S`` seconds."""
+    content: bytes
+
+
+def find_holder(folder: Folder) -> Holder | None:
+    """See who holds the lock of a run folder, without touching it; None if nobody does."""
+    try:
+        content = folder.read(NAME)
+    except FileNotFoundError:
+        return None
+    lock, is_alive = _parse(content), None
+    if lock.get("place") == _place():
+        is_alive = _process_start(int(lock["pid"])) == lock.get("process_start")
+    return Holder(name=_describe(lock), is_alive=is_alive, content=content)
 
 
 class RunLock:

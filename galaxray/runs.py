@@ -105,20 +105,20 @@ class Run:
     def folder(self) -> Folder:
         return open_folder(self.output)
 
-    def listing(self) -> Listing:
+    def listing(self, *, strict: bool = True) -> Listing:
         """List the files of finished units.
 
         Raises
         ------
         RunError
-            If there are other files: who reads the table would take them for a part of it.
+            If there are other files and ``strict``: who reads the table would take them for a part of it.
         """
         size, modified = np.full(self.num_units, -1, np.int64), np.full(self.num_units, np.nan)
         for entry in self.folder.entries("annotations"):
             match = UNIT_NAME.fullmatch(entry.name)
             if match and int(match[1]) < self.num_units:
                 size[int(match[1])], modified[int(match[1])] = entry.size, entry.modified
-            elif not entry.name.startswith((".", "_")):  # readers of Parquet folders pass over these
+            elif strict and not entry.name.startswith((".", "_")):  # readers of Parquet folders pass over these
                 raise RunError(
                     f"{self.output}/annotations/{entry.name} is no file of this run: remove it and run again"
                 )

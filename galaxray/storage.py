@@ -220,7 +220,7 @@ class S3Folder:
 
     def entries(self, folder: str) -> Iterator[Entry]:
         # Page by page: s3fs would keep a dictionary of every object of a large folder before it gave the first.
-        bucket, _, prefix = f"{self._prefix}/{folder}/".partition("/")
+        bucket, _, prefix = (f"{self._prefix}/{folder}".rstrip("/") + "/").partition("/")
         where = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
         while True:
             try:
