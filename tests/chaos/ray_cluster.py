@@ -51,12 +51,12 @@ class RayCluster:
         self._gone += alive
         assert not alive, f"processes outlived their node: {alive}"
 
-    def workers(self, stage: str = "") -> list[psutil.Process]:
-        """Processes of Ray Data's actors, of one stage (the name of its class) or of all."""
+    def actors(self, *names: str) -> list[psutil.Process]:
+        """Processes of actors whose title has one of these names, on any node."""
         found = []
-        for node in self.nodes:
+        for node in [self._cluster.head_node, *self.nodes]:
             with suppress(psutil.NoSuchProcess):
-                found += [process for process in raylet_of(node).children() if _does(process, f"MapBatches({stage}")]
+                found += [child for child in raylet_of(node).children() if any(_does(child, name) for name in names)]
         return sorted(found, key=lambda process: process.pid)
 
     def close(self) -> None:

@@ -47,9 +47,9 @@ class Tier:
 
 
 SHORT = Tier(
-    1500, ("fetch", "classify"), on_disk=("driver", "fetch", "models", "node", "writer"), on_s3=("driver", "writer")
+    1500, ("fetch", "classify"), on_disk=("driver", "governor", "models", "node", "writer"), on_s3=("driver", "writer")
 )
-TWENTY = KINDS * 2 + ("driver", "driver", "models", "node", "node", "writer")
+TWENTY = KINDS * 2 + ("driver", "driver", "node", "writer")
 LONG = Tier(10_000, STAGES, on_disk=TWENTY, on_s3=TWENTY)
 
 

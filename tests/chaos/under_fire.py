@@ -24,9 +24,16 @@ from slow_store import SlowStore
 
 from galaxray.storage import LocalFolder, open_folder
 
-STAGES = {"fetch": "Fetching", "decode": "Decoding", "models": "Models", "write": "Writing"}
-KINDS = ("driver", *STAGES, "node", "writer")
-"""What is killed: the driver, a worker of a stage, a raylet with its node, the writer between writing and commit."""
+ACTORS = {
+    "fetch": "MapBatches(Fetching)",
+    "decode": "MapBatches(Decoding)",
+    "models": "MapBatches(Models)",
+    "write": "MapBatches(Writing)",
+    "governor": "GovernorActor",
+}
+KINDS = ("driver", *ACTORS, "node", "writer")
+"""What is killed: the driver, a worker of a stage, the governor of requests, a raylet with its node, the writer between
+writing and commit."""
 
 UNIT_ROWS = 16
 DEADLINE_S = 240.0  # for whatever is waited for: the machine may be busy
@@ -176,7 +183,7 @@ class RunUnderFire:
         kill()
 
     def _driver(self, kind: str, rng: random.Random) -> str:
-        workers = self.scene.cluster.workers()
+        workers = self.scene.cluster.actors(*ACTORS.values())
         self._strike(self.program.kill)
         pid = self.program.wait() and self.program.pid
         at_once = rng.random() < 0.5  # while its workers are still there
@@ -197,7 +204,7 @@ class RunUnderFire:
         return f"raylet pid {raylet.pid}"
 
     def _worker(self, kind: str, rng: random.Random) -> str:
-        worker = rng.choice(self.wait_for(lambda: self.scene.cluster.workers(STAGES[kind])))
+        worker = rng.choice(self.wait_for(lambda: self.scene.cluster.actors(ACTORS[kind])))
         self._strike(worker.kill)
         psutil.wait_procs([worker], timeout=30)
         return f"pid {worker.pid}"
@@ -220,14 +227,14 @@ class RunUnderFire:
 
     def _holders(self, staging: Path) -> Iterator[tuple[psutil.Process, Path]]:
         """Workers with an open file in the staging folder that is a whole unit."""
-        for worker in self.scene.cluster.workers("Writing"):
+        for worker in self.scene.cluster.actors(ACTORS["write"]):
             for descriptor in _open_files(worker):
                 if descriptor.parent == staging and _is_unit(descriptor):
                     yield worker, descriptor
 
     def _writer_to_store(self) -> str:
         key, port = self.scene.store.hold_next_put(DEADLINE_S)
-        for worker in self.scene.cluster.workers("Writing"):
+        for worker in self.scene.cluster.actors(ACTORS["write"]):
             if any(connection.laddr.port == port for connection in worker.net_connections("tcp")):
                 self._strike(worker.kill)
                 psutil.wait_procs([worker], timeout=30)
