@@ -2,8 +2,8 @@
 
 The catalogue is cut into *work units* of consecutive rows when the run is planned, and each unit becomes exactly one
 file, ``annotations/unit-00000042.parquet``, written whole or not at all. That is the whole mechanism behind "exactly
-once": a unit is done if and only if its file is there, doing it again writes the same rows under the same name, and
-no other record has to agree with the files.
+once": a unit is done if and only if its file is there, doing it again leaves that file as it is, and no other record
+has to agree with the files.
 
 ::
 

@@ -185,15 +185,18 @@ class RunUnderFire:
     def _driver(self, kind: str, rng: random.Random) -> str:
         workers = self.scene.cluster.actors(*ACTORS.values())
         self._strike(self.program.kill)
-        pid = self.program.wait() and self.program.pid
+        self.program.wait()
+        pid = self.program.pid
         at_once = rng.random() < 0.5  # while its workers are still there
         if at_once:
             self.start()
+        killed = time.monotonic()
         _, alive = psutil.wait_procs(workers, timeout=60)
         assert not alive, f"workers outlived their driver: {alive}"
+        gone = f"its workers were gone {time.monotonic() - killed:.1f} s later"
         if not at_once:
             self.start()
-        return f"pid {pid}, started again {'at once' if at_once else 'when its workers were gone'}"
+        return f"pid {pid}, {gone}, the program was started again {'at once' if at_once else 'then'}"
 
     def _node(self, kind: str, rng: random.Random) -> str:
         cluster = self.scene.cluster
