@@ -31,6 +31,9 @@ MAX_ASPECT = 20
 # Cutouts are about square, strips at a survey's edge a few times longer than wide. To a view, the shorter side of a
 # picture counts: one of a single row would be enlarged to millions of pixels.
 JPEG_MAGIC = b"\xff\xd8\xff"
+JPEG_SCAN = b"\xff\xda"
+MAX_JPEG_SCANS = 100
+# Encoders write about ten. Each costs a pass over the whole picture, and may have no more than a few bytes.
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,8 @@ def _check_content(image: NDArray[np.uint8]) -> None:
 def _decode_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     # Pillow and torchvision ignore libjpeg's warnings: of a JPEG damaged in the middle they return a picture that is
     # part galaxy, part grey. simplejpeg raises, and where there is nothing to warn of gives the same pixels.
+    if data.count(JPEG_SCAN) > MAX_JPEG_SCANS:
+        raise RowError(Status.CORRUPT, f"JPEG of {data.count(JPEG_SCAN)} scans, more than {MAX_JPEG_SCANS}")
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width, height, max_pixels)
     if colours not in ("YCbCr", "RGB", "Gray"):

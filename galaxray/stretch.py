@@ -30,6 +30,10 @@ BLACK, WHITE = -0.5, 300.0
 MAX_BLANK_FRACTION = 0.2
 """Galaxy Zoo DECaLS left out a galaxy with more blank pixels than this in any band."""
 BLOCK = 2880
+MAX_HEADER_BYTES = 100 * BLOCK
+MAX_EXTENSIONS = 100
+MAX_AXES = 999
+MAX_TILES = 100_000
 MAX_COMPRESSED_PLANES = 16
 """Planes of a tile-compressed cube, where the size of the file bounds nothing."""
 GZIP_MAGIC = b"\x1f\x8b"
@@ -64,6 +68,7 @@ def decode_fits(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     if data.startswith(GZIP_MAGIC):
         data = _gunzip(data, limit=max_pixels * 8 * len(SCALES) + 100 * BLOCK)
     index = _find_image(data, max_pixels)
+    _check_tiles(data, index)
     with fits.open(io.BytesIO(data), memmap=False, lazy_load_hdus=True) as hdus:
         header, cube = hdus[index].header, np.asarray(hdus[index].data)  # of a tile-compressed one, as it was before
     image = _draw(cube, header)
@@ -143,20 +148,21 @@ def _find_image(data: bytes, max_pixels: int) -> int:
     # Sizes are checked against the headers first: astropy only warns of a truncated file, and would allocate
     # whatever a header asks for.
     offset, index = 0, 0
-    while offset < len(data):
-        stream = io.BytesIO(data)
-        stream.seek(offset)
+    while offset < len(data) and index < MAX_EXTENSIONS:
+        stream = io.BytesIO(data[offset : offset + MAX_HEADER_BYTES])
         try:
             header = fits.Header.fromfile(stream)
         except (OSError, EOFError, ValueError) as error:
             raise RowError(Status.CORRUPT, f"FITS header cannot be read: {error}") from None
-        shape = [int(header[f"NAXIS{axis}"]) for axis in range(1, int(header["NAXIS"]) + 1)]
-        length = abs(int(header["BITPIX"])) // 8 * int(header.get("GCOUNT", 1))
-        length *= int(header.get("PCOUNT", 0)) + (int(np.prod(shape, dtype=object)) if shape else 0)
-        start = stream.tell()
+        shape = _shape(header, "NAXIS")
+        groups, heap = int(header.get("GCOUNT", 1)), int(header.get("PCOUNT", 0))
+        if min([*shape, groups, heap]) < 0:  # would lead back, and round in circles
+            raise RowError(Status.CORRUPT, "FITS extension of negative length")
+        length = abs(int(header["BITPIX"])) // 8 * groups * (heap + (math.prod(shape) if shape else 0))
+        start = offset + stream.tell()
         is_image = header.get("XTENSION", "IMAGE").strip() == "IMAGE"
         if header.get("ZIMAGE", False):  # a table of tiles
-            is_image, shape = True, [int(header[f"ZNAXIS{axis}"]) for axis in range(1, int(header["ZNAXIS"]) + 1)]
+            is_image, shape = True, _shape(header, "ZNAXIS")
             if len(shape) > 2 and math.prod(shape[2:]) > MAX_COMPRESSED_PLANES:
                 raise RowError(Status.CORRUPT, f"compressed FITS cube of {math.prod(shape[2:])} planes is too large")
         if is_image and len(shape) >= 2:
@@ -175,6 +181,30 @@ def _find_image(data: bytes, max_pixels: int) -> int:
             return index
         offset, index = start + -(-length // BLOCK) * BLOCK, index + 1
     raise RowError(Status.CORRUPT, "FITS file holds no image")
+
+
+def _check_tiles(data: bytes, index: int) -> None:
+    """Refuse an image whose gzipped tiles inflate to more than it holds: astropy would inflate whatever is there."""
+    with fits.open(io.BytesIO(data), memmap=False, lazy_load_hdus=True, disable_image_compression=True) as hdus:
+        header = hdus[index].header
+        if not header.get("ZIMAGE", False):
+            return
+        if header["NAXIS2"] > MAX_TILES:
+            raise RowError(Status.CORRUPT, f"compressed FITS image of {header['NAXIS2']} tiles")
+        table = hdus[index].data
+        room = 8 * math.prod(_shape(header, "ZNAXIS"))
+        for name in ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA"):
+            for tile in table[name] if name in table.names else ():
+                content = np.asarray(tile).tobytes()
+                if content.startswith(GZIP_MAGIC):
+                    room -= len(_gunzip(content, limit=room))
+
+
+def _shape(header: fits.Header, key: str) -> list[int]:
+    num_axes = int(header[key])
+    if not 0 <= num_axes <= MAX_AXES:
+        raise RowError(Status.CORRUPT, f"FITS extension of {num_axes} axes")
+    return [int(header[f"{key}{axis}"]) for axis in range(1, num_axes + 1)]
 
 
 def _gunzip(data: bytes, limit: int) -> bytes:

@@ -193,3 +193,25 @@ def test_a_line_of_pixels_is_no_picture(file_format: str) -> None:
     assert_refused(encode(galaxy(1, 21), file_format), Status.CORRUPT, "21 x 1 pixels: one side is more than 20 times")
     assert_refused(encode(galaxy(50_000, 2), file_format), Status.CORRUPT, "2 x 50000 pixels")
     assert View(8).apply(decode(encode(galaxy(5, 100), file_format))).shape == (8, 8, 3)
+
+
+def test_a_jpeg_of_a_thousand_scans() -> None:
+    """Each costs a pass over the picture and may take a hundred bytes of the file."""
+    data = encode(galaxy(), "JPEG", progressive=True)
+    start, end = data.rfind(b"\xff\xda"), data.rfind(b"\xff\xd9")
+    assert data.count(b"\xff\xda") < 20
+    assert_refused(data[:end] + data[start:end] * 1000 + data[end:], Status.CORRUPT, "scans")
+
+
+def test_a_compressed_text_beside_the_pixels_is_not_unpacked() -> None:
+    data = encode(galaxy(), "PNG")
+    text = b"zTXt" + b"a\0\0" + zlib.compress(bytes(10**8))
+    bomb = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    assert_refused(data[:33] + bomb + data[33:], Status.CORRUPT, "too large")
+
+
+def test_what_a_camera_says_of_the_picture_changes_nothing() -> None:
+    """An orientation in EXIF would turn the galaxy, and with it its arms."""
+    exif, picture = Image.Exif(), galaxy()
+    exif[0x0112] = 6
+    assert np.array_equal(decode(encode(picture, "JPEG", exif=exif)), decode(encode(picture, "JPEG")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -168,3 +169,51 @@ def test_sizes_are_checked_before_memory_is_asked_for() -> None:
 def test_no_image() -> None:
     assert_refused(to_file(np.zeros(5, np.float32)), Status.CORRUPT, "holds no image")
     assert_refused(to_file(cutout("griz")), Status.CORRUPT, "4 planes without a BANDS card")
+
+
+def headers(*cards: tuple[str, int | str]) -> bytes:
+    """A FITS header, of whatever cards."""
+    text = "".join(f"{key:8s}= {value!s:>20}".ljust(80) for key, value in cards) + "END".ljust(80)
+    return text.ljust(-(-len(text) // 2880) * 2880).encode()
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize(
+    "lie",
+    [
+        [("NAXIS", 1), ("NAXIS1", -2880)],
+        [("NAXIS", 1), ("NAXIS1", 8), ("PCOUNT", -2888)],
+        [("NAXIS", 1), ("NAXIS1", 8), ("GCOUNT", -360)],
+        [("NAXIS", 10**15)],
+        [("NAXIS", -1)],
+        [("NAXIS", 0), *[("HISTORY", 0)] * 10_000],
+    ],
+    ids=["length", "heap", "groups", "axes", "no axes", "header"],
+)
+@pytest.mark.timeout(30)
+def test_headers_that_lead_in_circles(lie: list[tuple[str, int]], pack: Callable[[bytes], bytes]) -> None:
+    data = headers(("SIMPLE", "T"), ("BITPIX", 8), *lie) * 2
+    assert_refused(pack(data), Status.CORRUPT, "negative length|axes|header")
+
+
+@pytest.mark.parametrize("column", ["COMPRESSED_DATA", "GZIP_COMPRESSED_DATA"])
+def test_a_tile_that_inflates_beyond_its_image(column: str) -> None:
+    bomb = np.frombuffer(gzip.compress(bytes(10**7)), np.uint8)
+    hdu = fits.CompImageHDU(cutout()[0], compression_type="GZIP_1", tile_shape=(60, 60), quantize_level=0)
+    file = io.BytesIO()
+    hdu.writeto(file)
+    with fits.open(io.BytesIO(file.getvalue()), disable_image_compression=True) as hdus:
+        about = {key: hdus[1].header[key] for key in hdus[1].header if key.startswith("Z")}
+    table = fits.BinTableHDU.from_columns([fits.Column(column, "1PB", array=np.array([bomb, bomb], dtype=object)[:1])])
+    table.header.update(about)
+    file = io.BytesIO()
+    table.writeto(file)
+    assert_refused(file.getvalue(), Status.CORRUPT, "too large when unpacked")
+
+
+def test_an_image_in_a_million_tiles() -> None:
+    file = io.BytesIO()
+    table = fits.BinTableHDU(np.zeros(100_001, [("COMPRESSED_DATA", ">i4", 2)]))
+    table.header.update(ZIMAGE=True, ZNAXIS=2, ZNAXIS1=400, ZNAXIS2=300, ZBITPIX=16, ZCMPTYPE="RICE_1")
+    table.writeto(file)
+    assert_refused(file.getvalue(), Status.CORRUPT, "tiles")
