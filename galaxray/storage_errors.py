@@ -17,6 +17,7 @@ HINTS = {
     errno.EROFS: "have it mounted for writing again",
     errno.EACCES: "see to it that you may write there",
     errno.EPERM: "see to it that you may write there",
+    errno.ENOENT: "where a run has several nodes, all of them have to share this disk",
     errno.EBUSY: "wait until the store has fewer requests to answer",
 }
 

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galaxray.config import ComputeConfig, RunConfig
-from galaxray.errors import ConfigError
+from galaxray.errors import ConfigError, RunError
 from galaxray.memory import worker_environment
 from pipelines.node_types import NodeType, find_node_types, most_resources
 from pipelines.resources import Pool, Resources, describe
@@ -50,13 +51,18 @@ def connect(config: ComputeConfig) -> Iterator[Cluster]:
     """Connect to the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start a local one.
 
     A local cluster has a temporary folder and a token of its own, reports nothing to anyone, and ends with the block.
+
+    Raises
+    ------
+    RunError
+        If the cluster cannot be reached, or asks for another token.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # we have our own
-    if os.environ.get("RAY_ADDRESS"):
+    if address := os.environ.get("RAY_ADDRESS"):
+        _join(address)
         import ray
 
-        ray.init(log_to_driver=True, runtime_env={"env_vars": worker_environment()})
         try:
             yield _cluster(config, find_node_types())
         finally:
@@ -88,6 +94,22 @@ def connect(config: ComputeConfig) -> Iterator[Cluster]:
     finally:
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _join(address: str) -> None:
+    import ray
+
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit() and "/" not in host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=20).close()
+        ray.init(log_to_driver=True, runtime_env={"env_vars": worker_environment()})
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise RunError(
+            f"RAY_ADDRESS {address}: this program cannot join a Ray cluster there ({reason}); see whether it is up, "
+            "and whether RAY_AUTH_MODE and the token are those of the cluster"
+        ) from error
 
 
 def python_path() -> str:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from galaxray.config import ComputeConfig, RunConfig
-from galaxray.errors import ConfigError
-from pipelines.cluster import Cluster, refuse_paths_in_job
+from galaxray.errors import ConfigError, RunError
+from galaxray.storage_errors import storage_errors
+from pipelines.cluster import Cluster, connect, refuse_paths_in_job
 from pipelines.node_types import NodeType, most_resources, read_cluster_config
 from pipelines.resources import Resources, allot
 
@@ -84,3 +86,19 @@ def test_a_job_does_not_write_where_it_would_be_lost(monkeypatch, flag, settings
 def test_a_job_writes_to_lasting_places(monkeypatch, output):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     refuse_paths_in_job(config(output=output, cutouts={"cache": str(Path.cwd() / "cache")}))
+
+
+def test_a_disk_that_only_the_head_has_is_told(tmp_path):
+    """What a worker of another node meets when it reads its first unit."""
+    refused = pytest.raises(RunError, match=f"^{tmp_path}: No such file.*all of them have to share this disk")
+    with refused, storage_errors(str(tmp_path)):
+        (tmp_path / "catalog/part-00000.parquet").read_bytes()
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch):
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{taken.getsockname()[1]}")
+        refused = pytest.raises(RunError, match=r"^RAY_ADDRESS 127.0.0.1:\d+: .*refused.*see whether it is up")
+        with refused, connect(ComputeConfig()):
+            pass
