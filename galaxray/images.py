@@ -23,6 +23,7 @@ __all__ = ["View", "decode"]
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
 # Of Pillow's many plugins only these: others run programs (EPS) or are rarely tested.
+MAX_VIEW_PIXELS = 4096  # models see 64 to 512; a file that asks for a million would fill the memory
 MAX_BLANK_CONTRAST = 2  # levels; compression ripples by so much
 MAX_BLACK_FRACTION = 0.9
 # SkyServer answers positions outside its footprint with words on black: 91 % of its pixels are exactly 0. Of genuine
@@ -56,8 +57,8 @@ class View:
     greyscale: bool = False
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"view of {self.size} pixels")
+        if not 1 <= self.size <= MAX_VIEW_PIXELS:
+            raise ValueError(f"view of {self.size} pixels; 1 to {MAX_VIEW_PIXELS} are possible")
         as_ratio(self.zoom)
 
     @property

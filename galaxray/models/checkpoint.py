@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from galaxray.errors import ConfigError, UsageError, WeightsError
 from galaxray.models.classifier import FORBIDDEN_OPTIONS, ClassifierNet, Task, is_architecture
+from galaxray.models.modest import MAX_OUTPUTS, require_modest
 from galaxray.models.weights import first_line
 from galaxray.trees import DecisionTree, tree_from_labels
 
@@ -139,6 +140,9 @@ def load_checkpoint(path: Path, arch: str | None = None) -> Checkpoint:
     if not encoder:
         raise WeightsError(f"{path} holds no encoder")
     try:
+        if len(bias) > MAX_OUTPUTS:
+            raise ValueError(f"{len(bias)} outputs")
+        require_modest(options)
         model = ClassifierNet(
             arch=_find_arch(path, hparams, encoder, options, arch),
             outputs=len(bias),
@@ -171,6 +175,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise WeightsError(f"{path} is no PyTorch checkpoint, or is truncated")
     try:
+        _require_stored(path)
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -180,11 +185,18 @@ def _unpickle(path: Path) -> dict[str, Any]:
                 f"{path} is refused: it asks for {asked[1]}, and whatever a model file asks for could run code"
             ) from None
         raise WeightsError(f"{path} is refused: {first_line(error)}") from None
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # whatever the unpickler makes of damage, or of a wish for more memory than there is
         raise WeightsError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
+
+
+def _require_stored(path: Path) -> None:
+    """Refuse a zip archive that unpacks to more than it is: PyTorch never compresses."""
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from torch import nn
 from galaxray import __version__
 from galaxray.errors import WeightsError
 from galaxray.models.classifier import ClassifierNet
+from galaxray.models.modest import require_modest, require_shapes
 from galaxray.models.unet import UNet
 from galaxray.models.vae import VAE
 
@@ -40,6 +41,7 @@ KINDS: dict[str, type[nn.Module]] = {
     "vae": VAE,
     "unet": UNet,
 }
+MAX_CARD_BYTES = 2**20
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 HUB_FILES = ("FinetuneableZoobotTree.ckpt", "FinetuneableZoobotClassifier.ckpt", "FinetuneableZoobotRegressor.ckpt")
 # as zoobot's load_from_name expects them
@@ -152,12 +154,16 @@ def read_card(weights: Path) -> dict[str, Any]:
     """
     path = _paths(weights)[1]
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_CARD_BYTES + 1)
+        if len(content) > MAX_CARD_BYTES:
+            raise WeightsError(f"{path} is larger than {MAX_CARD_BYTES} bytes, which no card is")
+        card = json.loads(content)
     except FileNotFoundError:
         raise WeightsError(f"{weights} has no card beside it ({path.name}): copy both files") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and brackets without end
         raise WeightsError(f"{path} is no valid JSON: {error}") from None
-    if not isinstance(card, dict) or card.get("format") != FORMAT or card.get("kind") not in KINDS:
+    if not isinstance(card, dict) or card.get("format") != FORMAT or str(card.get("kind")) not in KINDS:
         raise WeightsError(f"{path} is not the card of a galaxray model (format {FORMAT})")
     if not isinstance(card.get("architecture"), dict):
         raise WeightsError(f"{path} does not say how to build the model: it has no architecture")
@@ -194,6 +200,8 @@ def load_model(weights: Path | str, kind: str | None = None) -> tuple[nn.Module,
         if hashlib.sha256(data).hexdigest() != card.get("sha256"):
             raise WeightsError(f"{path} is damaged: its SHA-256 is not the one on its card")
         state = {name: t.float() if t.is_floating_point() else t for name, t in load_tensors(data).items()}
+        require_modest(card["architecture"])
+        require_shapes(KINDS[card["kind"]], card["architecture"], state)
         module = KINDS[card["kind"]](**card["architecture"])
         module.load_state_dict(state)
     except WeightsError:

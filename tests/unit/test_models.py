@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -528,3 +529,49 @@ def test_cards_without_architecture(tmp_path: Path) -> None:
 def test_addresses_on_the_hub_are_checked(ref: str) -> None:
     with pytest.raises(WeightsError, match="no address on the hub: it reads hf_hub:OWNER/NAME"):
         resolve(ref)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("vae", {"latent_dim": 10**12}),
+        ("vae", {"latent_dim": 4000, "max_channels": 4096, "channels": 4096}),
+        ("vae", {"size": 2**40}),
+        ("unet", {"channels": [4096] * 8, "size": 4096}),
+        ("unet", {"channels": [4] * 1000}),
+        ("unet", {"reduce": float("inf")}),
+    ],
+)
+@pytest.mark.timeout(60)
+def test_cards_reserve_no_memory(kind: str, change: dict[str, Any], tmp_path: Path) -> None:
+    module = VAE(latent_dim=3, size=16, channels=4) if kind == "vae" else UNet(channels=(4, 8), size=32)
+    path = save_model(tmp_path / "m", module, {"view": {"size": 16}})
+    card = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**card, "architecture": {**card["architecture"], **change}}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match="does not fit the architecture on its card"):
+        load_model(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "[" * 100_000,
+        '{"format": ' + "9" * 5000 + "}",
+        "{" + " " * 2**20 + "}",
+        '{"format": "galaxray-model-1", "kind": []}',
+    ],
+    ids=["depth", "digits", "length", "kind"],
+)
+def test_cards_that_are_no_cards(card: str, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"")
+    (tmp_path / "m.json").write_text(card)
+    with pytest.raises(WeightsError):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_a_view_larger_than_the_memory_is_refused(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "m", VAE(latent_dim=3, size=16, channels=4), {"view": {"size": 10**6}})
+    with pytest.raises(WeightsError, match="view of 1000000 pixels"):
+        models.load_embedder(str(path))

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,35 @@ def test_a_tree_without_a_way_to_a_question_is_refused(tmp_path: Path) -> None:
     path = str(save(tmp_path, content(dependencies={"smooth-or-featured-xx": None, "bar-xx": "disk-xx_yes"})))
     with pytest.raises(WeightsError, match="disk-xx_yes, which is not an answer"):
         models.load_classifier([path], ClassifierConfig(), "cpu")
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
+    whole = save(tmp_path, content())
+    bomb = tmp_path / "bomb.ckpt"
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in archive.namelist():
+            packed.writestr(name, archive.read(name))
+        packed.writestr("archive/data/99", bytes(10**8))
+    assert bomb.stat().st_size < 10**8
+    with pytest.raises(WeightsError, match="larger than the file"):
+        load_checkpoint(bomb)
+
+
+def test_a_pickle_that_asks_for_more_memory_than_there_is(tmp_path: Path) -> None:
+    """By a class that is harmless and allowed: ``bytearray(2**60)``."""
+    path = save(tmp_path, {"scale": bytearray(1)})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, member in members.items():
+            greedy = b"\x80\x02c__builtin__\nbytearray\n\x8a\x08" + (2**60).to_bytes(8, "little") + b"\x85R."
+            archive.writestr(name, greedy if name.endswith("data.pkl") else member)
+    with pytest.raises(WeightsError, match="cannot be read as a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_outputs_without_number_are_refused(tmp_path: Path) -> None:
+    what = content()
+    what["state_dict"]["head.1.0.bias"] = torch.zeros(1).expand(10**12)  # takes four bytes in the file
+    with pytest.raises(WeightsError, match="1000000000000 outputs"):
+        load_checkpoint(save(tmp_path, what))
