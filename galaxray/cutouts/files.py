@@ -10,12 +10,16 @@ import re
 import stat
 import string
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 from galaxray.config import CutoutConfig
 from galaxray.cutouts.answers import Answer, Check, FetchStats
+from galaxray.cutouts.health import Health
+from galaxray.cutouts.limits import ServiceDownError, Verdict
 from galaxray.errors import ConfigError, RowError
 from galaxray.s3 import s3_reader
 from galaxray.schema import Status
@@ -115,6 +119,8 @@ class FileReader:
     """Read files in threads. Neither the rate limit nor the limiter of a service applies.
 
     A missing file is ``not_covered``; one that cannot be read now (no permission, S3 out of reach) is ``unreachable``.
+    S3 that has not answered for as long as a row's tries may take is given up like a service: rows are not asked for,
+    but for one now and then that looks whether it is back. Files on disks have threads of their own meanwhile.
 
     Parameters
     ----------
@@ -131,12 +137,19 @@ class FileReader:
         self._check = check
         self._stats = stats
         self._threads = ThreadPoolExecutor(config.max_in_flight, thread_name_prefix="galaxray-files")
+        self._s3_threads = ThreadPoolExecutor(config.max_in_flight, thread_name_prefix="galaxray-s3")
+        self._s3_health = Health(
+            pause_s=config.backoff_s,
+            max_pause_s=config.max_backoff_s,
+            patience_s=config.max_attempts * config.timeout_s,
+        )
         self._s3_filesystem: Any = None
         self._lock = threading.Lock()
 
     async def read(self, address: str) -> Answer:
         """Read one file."""
-        answer = await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, address)
+        threads = self._s3_threads if address.startswith(S3) else self._threads
+        answer = await asyncio.get_running_loop().run_in_executor(threads, self._answer, address)
         self._stats.requests += 1
         self._stats.answers["read" if answer.body is not None else "failed"] += 1
         self._stats.bytes += len(answer.body or b"")
@@ -144,19 +157,22 @@ class FileReader:
 
     async def close(self) -> None:
         """End the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._s3_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, path: str) -> Answer:
         try:
             content = self._read(path)
             dimensions = self._check(content)
+        except ServiceDownError as down:
+            return Answer.failed(down, attempts=0)
         except RowError as failure:
             return Answer.failed(failure, attempts=1)
         return Answer(content, dimensions and dimensions.width, attempts=1)
 
     def _read(self, path: str) -> bytes:
         try:
-            content = self._read_s3(path) if path.startswith(S3) else self._read_local(path)
+            content = self._read_s3_if_it_answers(path) if path.startswith(S3) else self._read_local(path)
         except FileNotFoundError:
             raise RowError(Status.NOT_COVERED, "no such file") from None
         except ValueError as error:  # a NUL in the path
@@ -182,18 +198,51 @@ class FileReader:
         except IsADirectoryError:
             raise RowError(Status.CORRUPT, "not a regular file") from None
 
-    def _read_s3(self, path: str) -> bytes:
-        from botocore.exceptions import BotoCoreError, ParamValidationError
-
+    def _read_s3_if_it_answers(self, path: str) -> bytes:
+        with self._lock:
+            outage = self._s3_health.outage
+            if outage is not None and not self._s3_health.probe(time.monotonic()):
+                raise ServiceDownError(outage.status, f"not asked: {outage.reason}")
+        verdict = Verdict.FAILED
         try:
-            # A range bounds what is read, in a single request.
-            return cast(bytes, self._s3().cat_file(path, start=0, end=self._max_bytes + 1))
+            content = self._read_s3(path)
+            verdict = Verdict.ANSWERED
+            return content
         except PermissionError:
+            verdict = Verdict.ANSWERED
             hint = " (no AWS credentials were found)" if self._s3().anon else ""
             raise RowError(Status.UNREACHABLE, f"permission denied{hint}") from None
+        except OSError as error:
+            if error.errno == errno.EBUSY:  # 503
+                verdict = Verdict.REFUSED
+            elif error.errno != errno.EREMOTEIO:  # 500
+                verdict = Verdict.ANSWERED
+            raise
+        except RowError as failure:
+            if failure.status is not Status.UNREACHABLE:
+                verdict = Verdict.ANSWERED
+            raise
+        finally:
+            with self._lock:
+                if verdict is Verdict.ANSWERED:
+                    self._s3_health.answered()
+                else:
+                    self._s3_health.failed(time.monotonic(), 1, verdict)
+
+    def _read_s3(self, path: str) -> bytes:
+        from aiohttp import ClientError, ClientPayloadError
+        from botocore.exceptions import BotoCoreError, ParamValidationError
+
+        # A range bounds what is read, in a single request.
+        read = partial(self._s3().cat_file, path, start=0, end=self._max_bytes + 1)
+        try:
+            try:
+                return cast(bytes, read())
+            except ClientPayloadError:  # cut short, where the client's own tries have ended
+                return cast(bytes, read())
         except ParamValidationError as error:
             raise RowError(Status.NOT_COVERED, f"no S3 path: {error}") from None
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:
             raise RowError(Status.UNREACHABLE, f"{type(error).__name__}: {error}") from None
         except OSError as error:
             if error.errno == errno.EINVAL and "range" in str(error).lower():  # an empty object has no first byte
@@ -204,9 +253,10 @@ class FileReader:
         with self._lock:
             if self._s3_filesystem is None:
                 wait_s = self._config.timeout_s
-                settings = {"connect_timeout": wait_s, "read_timeout": wait_s, "retries": {"max_attempts": 0}}
+                tries = {"mode": "standard", "total_max_attempts": self._config.max_attempts}
+                settings = {"connect_timeout": wait_s, "read_timeout": wait_s, "retries": tries}
                 filesystem = s3_reader(config_kwargs=settings)
-                filesystem.retries = self._config.max_attempts
+                filesystem.retries = 1  # or it would begin again with all tries
                 self._s3_filesystem = filesystem
             return self._s3_filesystem
 

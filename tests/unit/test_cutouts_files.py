@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import faulty_service as images
 import numpy as np
 import pytest
 from cutout_batches import make_batch, quick_config
+from faulty_store import FaultyStore
 from PIL import Image
 
 from galaxray.batches import Batch
+from galaxray.config import CutoutConfig
 from galaxray.cutouts import Fetcher, FetchStats
 from galaxray.errors import ConfigError
 from galaxray.images import View
@@ -232,3 +235,42 @@ def test_s3_out_of_reach_is_transient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     batch = fetch_paths("s3://bucket/a.jpg", max_attempts=1)
     assert batch["status"][0] == "unreachable"
+
+
+def test_s3_that_does_not_answer_starves_nobody(s3_bucket: str, s3_endpoint: str, monkeypatch, tmp_path: Path) -> None:
+    import s3fs
+
+    filesystem = s3fs.S3FileSystem(skip_instance_cache=True)
+    filesystem.pipe_file(f"{s3_bucket}/a.jpg", images.jpeg(64))
+    (tmp_path / "a.jpg").write_bytes(images.jpeg(64))
+    on_s3, on_disk = [f"{s3_bucket}/a.jpg"] * 200, [str(tmp_path / "a.jpg")] * 50
+    with FaultyStore(s3_endpoint, lambda request: "hang") as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        settings = {"timeout_s": 0.5, "max_attempts": 2, "max_backoff_s": 0.5, "max_in_flight": 16}
+        with Fetcher(CutoutConfig(source="files", **settings)) as fetcher:
+            batch = fetcher.fetch(make_batch([0.0] * 250, path=on_s3 + on_disk))
+            assert batch["status"].tolist() == ["unreachable"] * 200 + ["ok"] * 50
+            asked = [error for error in batch["error"][:200] if not error.startswith("not asked: the service has not")]
+            assert 16 <= len(asked) <= 100
+            assert len(store.requests) <= 2 * len(asked)
+            store.behaviour = lambda request: "ok"
+            until = time.monotonic() + 30
+            while fetcher.fetch(make_batch([0.0], path=on_s3[:1]))["status"][0] != "ok":  # when it is probed again
+                assert time.monotonic() < until
+                time.sleep(0.1)
+            assert fetcher.fetch(make_batch([0.0] * 200, path=on_s3))["status"].tolist() == ["ok"] * 200
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "cut", "reset"])
+def test_s3_is_asked_again(s3_bucket: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    import s3fs
+
+    s3fs.S3FileSystem(skip_instance_cache=True).pipe_file(f"{s3_bucket}/a.jpg", images.jpeg(64))
+    with FaultyStore(s3_endpoint, lambda request: fault if request.number == 1 else "ok") as store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        assert fetch_paths(f"{s3_bucket}/a.jpg", max_attempts=2)["status"][0] == "ok"
+        assert len(store.requests) == 2
+        store.behaviour = lambda request: fault
+        batch = fetch_paths(f"{s3_bucket}/a.jpg", max_attempts=2)
+    assert batch["status"][0] == ("throttled" if fault == "503" else "unreachable")
+    assert "internal error" not in batch["error"][0]
