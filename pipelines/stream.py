@@ -27,12 +27,13 @@ from ray.exceptions import RayError
 from galaxray.batches import Batch, num_rows, pack, unpack
 from galaxray.config import RunConfig
 from galaxray.cutouts import longest_fetch_s
-from galaxray.errors import RunError
+from galaxray.errors import GalaxrayError, RunError
 from galaxray.images import View
 from galaxray.modelset import model_stages
 from galaxray.runs import Committed, Run, UnitRecord
 from galaxray.schema import to_table
 from galaxray.stages import Decode, Fetch, Stage
+from galaxray.storage_errors import storage_errors
 from pipelines.flight import UNITS_PER_SLOT, bound_flight
 from pipelines.politeness import GovernorHandle, shared_limiter, start_governor
 from pipelines.resources import TASK_CPUS, Pool
@@ -157,7 +158,11 @@ def _stalled(message: str, timeout_s: float) -> str:
 def _explain(error: BaseException) -> str:
     """The first line of what went wrong in a worker, without the layers that Ray wraps around it."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        if isinstance(error, GalaxrayError):
+            break
         error = cause
+    if isinstance(error, GalaxrayError):  # it says what is to be said
+        return str(error)
     text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
     return f"a worker failed with {type(error).__name__}: {text}. What is written is kept: the same command goes on"
 
@@ -221,7 +226,9 @@ class Fetching:
         unit, retry = int(row["unit"][0]), bool(row["retry"][0])
         started = time.time()
         notes = {"unit": unit, "retry": retry, "started": started, "seconds": {}}
-        return _packed(*_apply(self.stages, self.run.read_unit(unit, retry=retry), notes))
+        with storage_errors(self.run.output):
+            batch = self.run.read_unit(unit, retry=retry)
+        return _packed(*_apply(self.stages, batch, notes))
 
 
 class _Transform:
@@ -261,8 +268,10 @@ class Writing:
             kept = np.array([picture is not None for picture in thumbnail])
             if kept.any():
                 pictures = {"row_index": batch["row_index"][kept], "jpeg": pa.array(thumbnail[kept], pa.binary())}
-                self.run.commit_thumbnails(notes["unit"], pa.table(pictures))
-        written = self.run.commit(notes["unit"], to_table(batch), retry=notes["retry"])
+                with storage_errors(self.run.output):
+                    self.run.commit_thumbnails(notes["unit"], pa.table(pictures))
+        with storage_errors(self.run.output):
+            written = self.run.commit(notes["unit"], to_table(batch), retry=notes["retry"])
         report = {
             "written": asdict(written),
             "rows": num_rows(batch),
