@@ -178,7 +178,7 @@ class Ledger:
 
 
 class Counting:
-    """Counts finished units in a thread of its own, while their run goes on; used in a ``with`` statement.
+    """Counts finished units in a thread of its own, while their run goes on; ends with a ``with`` statement.
 
     Parameters
     ----------
@@ -196,14 +196,19 @@ class Counting:
         self._thread = threading.Thread(target=self._count, name="galaxray-count", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def begin(self) -> None:
+        """Begin, unless that was done; not before the program has started what else it needs cores for."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def check(self) -> None:
         """Raise what the thread has met, if anything: RunError for a file that is damaged or of another run."""
@@ -212,6 +217,7 @@ class Counting:
 
     def wait(self, tell: Callable[[int, int], None] = lambda read, wanted: None) -> None:
         """Wait until all is counted, telling as `Ledger.count` does; raises as :meth:`check` does."""
+        self.begin()
         while self._thread.is_alive():
             self._thread.join(1.0)
             tell(*self._state)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from galaxray.log import Log
 from galaxray.schema import Status
 
 __all__ = ["RunProgress"]
@@ -32,7 +32,7 @@ class RunProgress:
         Gives the finished rows by status, as far as they are counted.
     what : str
         Begins each line.
-    stream : file
+    log : Log, optional
         Where to show it; a bar if it is a terminal.
     """
 
@@ -43,7 +43,7 @@ class RunProgress:
         counts: Callable[[], Mapping[str, int]],
         *,
         what: str = "",
-        stream: TextIO = sys.stderr,
+        log: Log | None = None,
     ) -> None:
         self.total = total
         self.done = done
@@ -51,9 +51,9 @@ class RunProgress:
         self.what = what
         self.counted_from = (time.monotonic(), done)
         self.is_first = True
-        self.stream = stream
+        self.log = log or Log()
         self.last_line = time.monotonic()
-        self._bar = _bar(stream) if stream.isatty() else None
+        self._bar = _bar(self.log.stream) if self.log.is_for_a_terminal else None
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -79,7 +79,13 @@ class RunProgress:
             )
         elif now - self.last_line >= SECONDS_BETWEEN_LINES or self.done == self.total:
             self.last_line = now
-            print(self.line(now), file=self.stream, flush=True)
+            self.log.say("progress", self.line(now), **self._fields(now))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to go at the present rate; None if that is not known yet."""
+        rate = self._rate(time.monotonic())
+        return (self.total - self.done) / rate if rate else None
 
     def line(self, now: float) -> str:
         """The state as one line of a log."""
@@ -88,6 +94,17 @@ class RunProgress:
         if rate and self.done < self.total:
             share += f", {rate:,.1f} rows/s, {timedelta(seconds=round((self.total - self.done) / rate))} to go"
         return f"{share}; {self._counts()}"
+
+    def _fields(self, now: float) -> dict[str, Any]:
+        """The state for machines."""
+        rate = self._rate(now)
+        return {
+            "rows": self.total,
+            "rows_done": self.done,
+            "rows_per_s": round(rate, 3),
+            "seconds_left": round((self.total - self.done) / rate) if rate else None,
+            "by_status": dict(self.counts()),
+        }
 
     def _rate(self, now: float) -> float:
         """Rows per second since the first unit was finished; 0 if unknown yet."""

@@ -23,6 +23,7 @@ from pydantic_settings import (
 
 from galaxray.config import RunConfig
 from galaxray.errors import ConfigError
+from galaxray.log import LogFormat
 
 __all__ = ["AnnotateSettings", "flag_names", "read_settings"]
 
@@ -48,6 +49,7 @@ class AnnotateSettings(RunConfig, BaseSettings):
 
     config: str | None = Field(None, description="Recipe (TOML) with these same keys; flags win over it.")
     dry_run: bool = Field(False, description="Print the plan (rows, requests, bytes, time, CPUs, GPUs) and stop.")
+    log: LogFormat = Field("text", description="What is told on stderr: lines, or JSON objects with the run's id.")
     retry_failed: bool = Field(False, description="Also do again the rows that were throttled or unreachable.")
 
     model_config = SettingsConfigDict(

@@ -23,6 +23,9 @@ TIMES = (
     "startup_s",
     "stream_s",
     "rows_per_s",
+    "requests",
+    "retries",
+    "bytes",
     "stages",
     "cpu_idle_fraction",
     "gpu_idle_fraction",
@@ -50,6 +53,10 @@ class Tally:
         Idle share of this machine's CPUs while rows were streaming.
     busy_s : Counter
         Busy time by stage.
+    requests : Counter
+        Requests by answer: HTTP status code, ``timeout``, ``disconnected``; files ``read``, ``failed``.
+    retries, bytes : int
+        Requests that were not the first for their row; bytes that came back.
     began : float
         When the program began (Unix time).
     first_s, last_s : float, optional
@@ -61,6 +68,9 @@ class Tally:
     rows: int = 0
     cpu_idle: float | None = None
     busy_s: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    retries: int = 0
+    bytes: int = 0
     began: float = field(default_factory=time.time)
     first_s: float | None = None
     last_s: float | None = None
@@ -78,6 +88,12 @@ class Tally:
             since_s = min(sum(seconds.values()), self.last_s)
         first_s = self.last_s - since_s
         self.first_s = first_s if self.first_s is None else min(self.first_s, first_s)
+
+    def add_requests(self, answers: Mapping[str, int], *, retries: int, bytes: int) -> None:
+        """Count what was asked for."""
+        self.requests.update(answers)
+        self.retries += retries
+        self.bytes += bytes
 
     @property
     def wall_s(self) -> float:
@@ -123,6 +139,9 @@ def summarize(ledger: Ledger, tally: Tally) -> dict[str, Any]:
         "startup_s": round(tally.first_s, 3) if tally.first_s is not None else None,
         "stream_s": round(seconds, 3),
         "rows_per_s": round(tally.rows / seconds, 2) if seconds else None,
+        "requests": dict(sorted(tally.requests.items())),
+        "retries": tally.retries,
+        "bytes": tally.bytes,
         "stages": stages,
         "cpu_idle_fraction": tally.cpu_idle,
         # The models of a GPU take turns on it: what none of them uses is idle.

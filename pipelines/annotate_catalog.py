@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ from galaxray.errors import GalaxrayError, RunError
 from galaxray.images import View
 from galaxray.ledger import Counting, Ledger
 from galaxray.lock import RunLock
+from galaxray.log import Log
 from galaxray.modelset import describe_models, settle_precision
 from galaxray.plan import find_run, plan_run
 from galaxray.progress import RunProgress
@@ -41,7 +43,7 @@ from pipelines.resources import Pool, allot
 EXIT_TOO_MANY_FAILED = 3
 
 
-def annotate(settings: AnnotateSettings) -> int:
+def annotate(settings: AnnotateSettings, log: Log) -> int:
     """Run the program; the exit status."""
     tally = Tally()
     config = settings.run_config()
@@ -65,14 +67,14 @@ def annotate(settings: AnnotateSettings) -> int:
         print(dry_run(config, catalog, models, cluster.describe(pools), run_there))
         return 0
     with storage_errors(config.output), RunLock(open_folder(config.output)) as lock:
-        run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog))
-        work = find_work(run, retry_failed=settings.retry_failed)
+        run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog, log))
+        work = find_work(run, log, retry_failed=settings.retry_failed)
         with work.counting:
             if work.is_left():
-                with connect(config.compute) as cluster:
+                with connect(config.compute, show_worker_logs=log.format == "text") as cluster:
                     stream_units(work, config, allot(config, **vars(cluster.most)), models.views, tally, lock)
-        work.ledger.verify(_tell_footers(run))
-        return finish(run, config, summarize(work.ledger, tally))
+        work.ledger.verify(_tell_footers(run, log))
+        return finish(run, config, summarize(work.ledger, tally), log)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ class Work:
     before: Listing
     ledger: Ledger
     counting: Counting
+    log: Log
     retry_failed: bool
 
     def is_left(self) -> bool:
@@ -96,31 +99,43 @@ class Work:
         """Units finished before that have rows to try again; waits until they are counted."""
         if not self.retry_failed:
             return []
-        self.counting.wait(_tell_footers(self.run))
+        self.counting.wait(_tell_footers(self.run, self.log))
         return sorted(set(self.ledger.retryable()) & set(self.before.units))
 
     def progress(self, units: Sequence[int], *, again: bool) -> RunProgress:
         """Progress of one pass over units."""
         if again:
             rows = self.ledger.transient_in(units)
-            return RunProgress(rows, 0, lambda: self.ledger.by_status, what="tried again: ")
-        return RunProgress(self.run.num_rows, self.run.rows_in(self.before.units), lambda: self.ledger.by_status)
+            return RunProgress(rows, 0, lambda: self.ledger.by_status, what="tried again: ", log=self.log)
+        done = self.run.rows_in(self.before.units)
+        return RunProgress(self.run.num_rows, done, lambda: self.ledger.by_status, log=self.log)
 
 
-def find_work(run: Run, *, retry_failed: bool) -> Work:
+def find_work(run: Run, log: Log, *, retry_failed: bool) -> Work:
     """Look into the run folder for what is done, and say so."""
     before, ledger = run.listing(), Ledger(run)
-    if before.units:
-        _say(f"going on with run {run.run_id}: {run.rows_in(before.units):,} of {run.num_rows:,} rows are done")
-    return Work(run=run, before=before, ledger=ledger, counting=Counting(ledger, before), retry_failed=retry_failed)
+    log.run_id, done = run.run_id, run.rows_in(before.units)
+    if done:
+        log.say(
+            "resume",
+            f"going on with run {run.run_id}: {done:,} of {run.num_rows:,} rows are done",
+            rows=run.num_rows,
+            rows_done=done,
+        )
+    elif log.format == "json":  # to people the progress says enough
+        log.say("start", f"run {run.run_id} of {run.num_rows:,} rows", rows=run.num_rows)
+    counting = Counting(ledger, before)
+    return Work(run=run, before=before, ledger=ledger, counting=counting, log=log, retry_failed=retry_failed)
 
 
 def stream_units(
     work: Work, config: RunConfig, pools: dict[str, Pool], views: Sequence[View], tally: Tally, lock: RunLock
 ) -> None:
     """Send the units through the stages, and show and tally what comes out."""
+    from pipelines.metrics import RunMetrics, host_of, is_watched  # loads ray
     from pipelines.stream import annotate as annotate_units  # loads ray.data
 
+    metrics = RunMetrics(work.run.run_id, host_of(config.cutouts)) if is_watched() else None
     tally.workers = _workers(config, pools)
     tally.on_gpu = any(pool.num_gpus for pool in pools.values())
     psutil.cpu_percent()  # the next call gives the share since this one
@@ -132,27 +147,40 @@ def stream_units(
             for report in annotate_units(work.run, config, pools, views, units, retry=again):
                 work.ledger.add(report.written.record, report.written.size, before=report.written.before)
                 tally.add(report.rows, report.seconds, report.started)
+                tally.add_requests(**report.fetched)
                 progress.update(report.rows)
+                if metrics is not None:
+                    metrics.count(report)
+                    metrics.show(work.ledger, progress.seconds_left)
+                work.counting.begin()
                 work.counting.check()
                 lock.check()
     tally.cpu_idle = round(1 - psutil.cpu_percent() / 100, 3)
 
 
-def finish(run: Run, config: RunConfig, summary: dict[str, Any]) -> int:
+def finish(run: Run, config: RunConfig, summary: dict[str, Any], log: Log) -> int:
     """Write summary and report, say what came out; the exit status."""
     write_summary(run, summary)
     report = write_report(run.output)
     counts = ", ".join(f"{name} {count:,}" for name, count in summary["by_status"].items())
-    _say(f"{summary['rows']:,} rows: {counts}")
+    log.say(
+        "finish",
+        f"{summary['rows']:,} rows: {counts}",
+        **{name: summary[name] for name in ("rows", "rows_done_now", "by_status", "wall_s")},
+    )
     if summary["rows_per_s"]:
-        _say(f"{summary['rows_per_s']:,.1f} rows/s in the stream, after {summary['startup_s']:.1f} s to start")
+        rates = {name: summary[name] for name in ("rows_per_s", "startup_s")}
+        text = f"{summary['rows_per_s']:,.1f} rows/s in the stream, after {summary['startup_s']:.1f} s to start"
+        log.say("rate", text, **rates)
     print(f"table:   {run.output}/annotations/\nreport:  {report}")
     transient = sum(summary["by_status"].get(status, 0) for status in TRANSIENT_STATUSES)
     if transient:
-        _say(f"{transient:,} rows were throttled or not reached: run the same command with --retry-failed")
+        text = f"{transient:,} rows were throttled or not reached: run the same command with --retry-failed"
+        log.say("retry", text, rows=transient)
     failed = failed_fraction(summary)
     if failed > config.max_failed_fraction:
-        _say(f"{failed:.1%} of the rows failed, more than --max-failed-fraction {config.max_failed_fraction:g}")
+        text = f"{failed:.1%} of the rows failed, more than --max-failed-fraction {config.max_failed_fraction:g}"
+        log.say("failed", text, failed_fraction=failed)
         return EXIT_TOO_MANY_FAILED
     return 0
 
@@ -172,45 +200,53 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in ("ray", "torch", "timm", "pyarrow")}
 
 
-def _tell_rows(uri: str) -> Callable[[int], None]:
+def _tell_rows(uri: str, log: Log) -> Callable[[int], None]:
     """Report on reading a catalogue that takes more than a few seconds."""
-    say = _say_now_and_then()
-    return lambda rows: say(f"reading {without_secrets(uri)}: {rows:,} rows")
+    is_time, name = _now_and_then(), without_secrets(uri)
+    return lambda rows: log.say("catalogue", f"reading {name}: {rows:,} rows", rows=rows) if is_time() else None
 
 
-def _tell_footers(run: Run) -> Callable[[int, int], None]:
+def _tell_footers(run: Run, log: Log) -> Callable[[int, int], None]:
     """Report on counting what was done before, where that takes more than a few seconds."""
-    say = _say_now_and_then()
-    return lambda read, wanted: say(f"counting what is in {run.output}: {read:,} of {wanted:,} files")
+    is_time = _now_and_then()
+
+    def tell(read: int, wanted: int) -> None:
+        if is_time():
+            text = f"counting what is in {run.output}: {read:,} of {wanted:,} files"
+            log.say("count", text, files=wanted, files_read=read)
+
+    return tell
 
 
-def _say_now_and_then() -> Callable[[str], None]:
+def _now_and_then() -> Callable[[], bool]:
+    """True once in five seconds, not before they are over."""
     last = time.monotonic()
 
-    def say(text: str) -> None:
+    def is_time() -> bool:
         nonlocal last
-        if time.monotonic() - last > 5:
-            last = time.monotonic()
-            _say(text)
+        if time.monotonic() - last <= 5:
+            return False
+        last = time.monotonic()
+        return True
 
-    return say
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    return is_time
 
 
 def main() -> int:
     """Turn what went wrong into one line and an exit status."""
     for stop in (signal.SIGINT, signal.SIGTERM):  # also where a parent process ignores SIGINT, as shells do for jobs
         signal.signal(stop, signal.default_int_handler)
+    # Wrong flags are told in the form that they ask for.
+    log = Log("json" if re.search(r"--log[= ]json\b", " ".join(sys.argv)) else "text")
     try:
-        return annotate(read_settings(program=Path(__file__).name))
+        settings = read_settings(program=Path(__file__).name)
+        log = Log(settings.log)
+        return annotate(settings, log)
     except GalaxrayError as error:
-        _say(f"error: {error}")
+        log.say("error", str(error), level="error", exit_status=error.exit_status)
         return error.exit_status
     except KeyboardInterrupt:
-        _say("interrupted: finished units are kept; the same command goes on where this one was")
+        log.say("interrupted", "interrupted: finished units are kept; the same command goes on where this one was")
         return RunError.exit_status
 
 

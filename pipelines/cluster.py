@@ -47,10 +47,11 @@ class Cluster:
 
 
 @contextmanager
-def connect(config: ComputeConfig) -> Iterator[Cluster]:
+def connect(config: ComputeConfig, *, show_worker_logs: bool = True) -> Iterator[Cluster]:
     """Connect to the cluster that ``RAY_ADDRESS`` names (``ray job submit`` sets it), or start a local one.
 
     A local cluster has a temporary folder and a token of its own, reports nothing to anyone, and ends with the block.
+    What workers of another cluster log is shown here too, unless only JSON may be.
 
     Raises
     ------
@@ -60,7 +61,7 @@ def connect(config: ComputeConfig) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # we have our own
     if address := os.environ.get("RAY_ADDRESS"):
-        _join(address)
+        _join(address, show_worker_logs=show_worker_logs)
         import ray
 
         try:
@@ -96,14 +97,18 @@ def connect(config: ComputeConfig) -> Iterator[Cluster]:
         shutil.rmtree(temp_dir, ignore_errors=True)
 
 
-def _join(address: str) -> None:
+def _join(address: str, *, show_worker_logs: bool) -> None:
     import ray
 
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit() and "/" not in host:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=20).close()
-        ray.init(log_to_driver=True, runtime_env={"env_vars": worker_environment()})
+        ray.init(
+            log_to_driver=show_worker_logs,
+            logging_level=logging.INFO if show_worker_logs else logging.WARNING,
+            runtime_env={"env_vars": worker_environment()},
+        )
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise RunError(

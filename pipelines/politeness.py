@@ -15,7 +15,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from galaxray.config import CutoutConfig
-from galaxray.cutouts import GovernedLimiter, Grant, Report, Snapshot, make_governor
+from galaxray.cutouts import GovernedLimiter, Governor, Grant, Report, Snapshot, make_governor
+from pipelines.metrics import WatchedGovernor
 
 __all__ = ["GovernorHandle", "shared_limiter", "start_governor"]
 
@@ -29,9 +30,11 @@ GovernorHandle = Any
 class GovernorActor:
     """A governor for fetchers anywhere in the cluster."""
 
-    def __init__(self, config: CutoutConfig) -> None:
+    def __init__(self, config: CutoutConfig, watched_as: str | None = None) -> None:
         is_successor = ray.get_runtime_context().was_current_actor_reconstructed
-        self._governor = make_governor(config, is_successor=is_successor)
+        self._governor: Governor | WatchedGovernor = make_governor(config, is_successor=is_successor)
+        if watched_as is not None:
+            self._governor = WatchedGovernor(self._governor, config, watched_as)
 
     def sync(self, report: Report) -> Grant:
         """Take a fetcher's report and grant what it may do now."""
@@ -42,16 +45,16 @@ class GovernorActor:
         return self._governor.snapshot(time.monotonic())
 
 
-def start_governor(config: CutoutConfig) -> GovernorHandle:
+def start_governor(config: CutoutConfig, watched_as: str | None = None) -> GovernorHandle:
     """Start the governor of a run, on the node of the caller if it stays there.
 
-    It ends when the last handle is gone.
+    It ends when the last handle is gone. ``watched_as`` is the run's name in metrics, if it has any.
     """
     here = ray.get_runtime_context().get_node_id()
     actor = ray.remote(GovernorActor).options(
         num_cpus=0, max_restarts=-1, scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True)
     )
-    return actor.remote(config)
+    return actor.remote(config, watched_as)
 
 
 def shared_limiter(governor: GovernorHandle) -> GovernedLimiter:

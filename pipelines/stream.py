@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,15 +27,17 @@ from ray.exceptions import RayError
 
 from galaxray.batches import Batch, num_rows, pack, unpack
 from galaxray.config import RunConfig
-from galaxray.cutouts import longest_fetch_s
+from galaxray.cutouts import FetchStats, GovernedLimiter, longest_fetch_s, make_governor
 from galaxray.errors import GalaxrayError, RunError
 from galaxray.images import View
+from galaxray.log import name_run_in_logs
 from galaxray.modelset import model_stages
 from galaxray.runs import Committed, Run, UnitRecord
 from galaxray.schema import to_table
 from galaxray.stages import Decode, Fetch, Stage
 from galaxray.storage_errors import storage_errors
 from pipelines.flight import UNITS_PER_SLOT, bound_flight
+from pipelines.metrics import WatchedGovernor, in_work, is_watched, new_requests
 from pipelines.politeness import GovernorHandle, shared_limiter, start_governor
 from pipelines.resources import TASK_CPUS, Pool
 
@@ -61,6 +64,8 @@ class UnitReport:
     """Busy time by stage."""
     started: float
     """When its models began (Unix time); its first stage, where there are none."""
+    fetched: dict[str, Any]
+    """What its fetcher did meanwhile: ``answers`` by code, ``bytes``, ``retries``."""
 
 
 def annotate(
@@ -119,12 +124,13 @@ def annotated(
     bound_flight(context)
 
     # Several fetchers need one that grants them requests. A single one has that in its own process.
-    governor = start_governor(config.cutouts) if pools["fetch"].max_actors > 1 else None
-    fetch = partial(_build_fetch, config, governor)
+    watched_as = run.run_id if is_watched() else None
+    governor = start_governor(config.cutouts, watched_as) if pools["fetch"].max_actors > 1 else None
+    fetch = partial(_build_fetch, config, governor, watched_as)
     dataset = ray.data.read_datasource(
         _Units(units, retry), override_num_blocks=min(len(units), 16), num_cpus=TASK_CPUS, concurrency=1
     )
-    dataset = _through(dataset, Fetching, pools["fetch"], run=run, build=fetch)
+    dataset = _through(dataset, Fetching, pools["fetch"], run=run, build=fetch, watched_as=watched_as)
     every = max(1, run.num_rows // THUMBNAILS)
     decode = partial(_build_decode, config, list(views), every, pools["decode"].num_threads)
     dataset = _through(dataset, Decoding, pools["decode"], build=decode)  # without models too: quality decides status
@@ -218,17 +224,28 @@ def _list_units(units: list[int], retry: bool) -> Iterator[pa.Table]:
 class Fetching:
     """Reads units of the checked catalogue and fetches their images. Thread-safe."""
 
-    def __init__(self, run: Run, build: Build) -> None:
+    def __init__(self, run: Run, build: Callable[[], Fetch], watched_as: str | None) -> None:
+        name_run_in_logs(run.run_id)
         self.run = run
-        self.stages = build()
+        self.fetch = build()
+        self.watched_as = watched_as
+        self._lock = threading.Lock()
+        self._told = FetchStats()
 
     def __call__(self, row: Row) -> Row:
         unit, retry = int(row["unit"][0]), bool(row["retry"][0])
         started = time.time()
-        notes = {"unit": unit, "retry": retry, "started": started, "seconds": {}}
+        notes = {"unit": unit, "retry": retry, "started": started, "seconds": {}, "watched_as": self.watched_as}
         with storage_errors(self.run.output):
             batch = self.run.read_unit(unit, retry=retry)
-        return _packed(*_apply(self.stages, batch, notes))
+        batch, notes = _apply({"fetch": self.fetch}, batch, notes)
+        return _packed(batch, {**notes, "fetched": self._fetched()})
+
+    def _fetched(self) -> dict[str, Any]:
+        """What was fetched since this was last asked: each request is told once, if not always with its own unit."""
+        with self._lock:
+            before, self._told = self._told, self.fetch.fetcher.stats()
+            return new_requests(self._told, before)
 
 
 class _Transform:
@@ -277,6 +294,7 @@ class Writing:
             "rows": num_rows(batch),
             "seconds": {**notes["seconds"], "write": time.perf_counter() - began},
             "started": notes["started"],
+            "fetched": notes["fetched"],
         }
         return {"report": np.array([json.dumps(report)], dtype=object)}
 
@@ -285,7 +303,8 @@ def _apply(stages: dict[str, Stage], batch: Batch, notes: dict[str, Any]) -> tup
     seconds = dict(notes["seconds"])
     for name, stage in stages.items():
         began = time.perf_counter()
-        batch = stage(batch)
+        with in_work(notes["watched_as"], name):
+            batch = stage(batch)
         seconds[name] = time.perf_counter() - began
     return batch, {**notes, "seconds": seconds}
 
@@ -296,8 +315,14 @@ def _packed(batch: Batch, notes: dict[str, Any]) -> Row:
     return {"batch": packed}
 
 
-def _build_fetch(config: RunConfig, governor: GovernorHandle | None) -> dict[str, Stage]:
-    return {"fetch": Fetch(config.cutouts, limiter=governor and shared_limiter(governor))}
+def _build_fetch(config: RunConfig, governor: GovernorHandle | None, watched_as: str | None) -> Fetch:
+    limiter = None
+    if governor is not None:
+        limiter = shared_limiter(governor)
+    elif watched_as is not None:
+        own = WatchedGovernor(make_governor(config.cutouts), config.cutouts, watched_as)
+        limiter = GovernedLimiter(lambda report: own.sync(time.monotonic(), report))
+    return Fetch(config.cutouts, limiter=limiter)
 
 
 def _build_decode(config: RunConfig, views: list[View], thumbnail_every: int, num_threads: int) -> dict[str, Stage]:

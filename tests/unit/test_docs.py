@@ -13,7 +13,7 @@ from galaxray.settings import AnnotateSettings, flag_names
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OTHER_PROGRAMS = ("training/", "benchmarks/", "-m galaxray", "pipelines/demo.py")
+OTHER_PROGRAMS = ("training/", "benchmarks/", "-m galaxray", "pipelines/demo.py", "pipelines/status.py", "ray start")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

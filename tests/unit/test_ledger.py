@@ -142,7 +142,8 @@ def test_counting_ends_when_the_run_does(tmp_path, monkeypatch):
     monkeypatch.setattr(RecordReader, "__call__", slow)
     monkeypatch.setattr("galaxray.ledger.NUM_THREADS", 1)
     ledger = Ledger(run)
-    with Counting(ledger, run.listing()):
+    with Counting(ledger, run.listing()) as counting:
+        counting.begin()
         assert reached.wait(30)
         threading.Timer(0.1, go_on.set).start()
     assert not [thread for thread in threading.enumerate() if thread.name == "galaxray-count"]

@@ -40,11 +40,14 @@ def test_a_share_of_failed_rows_is_not_rounded_up(ledger):
 def test_a_run_that_finds_nothing_to_do_keeps_the_times(run, ledger):
     tally = Tally()
     tally.add(10, {"fetch": 2.0}, started=time.time())
+    tally.add_requests({"200": 9, "429": 1}, retries=1, bytes=1000)
+    tally.add_requests({"200": 1}, retries=0, bytes=100)
     write_summary(run, summarize(ledger, tally))
     before = read(run)
     write_summary(run, summarize(ledger, Tally()))
     assert read(run) == before
     assert before["stages"]["fetch"]["rows"] == before["rows_done_now"] == 10
+    assert (before["requests"], before["retries"], before["bytes"]) == ({"200": 10, "429": 1}, 1, 1100)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"run_id": "r1"}', b'{"run_id": "r0", "stages": {"fetch": {}}}'])
