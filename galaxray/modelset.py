@@ -5,6 +5,7 @@ torch is imported only where a model is loaded.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,15 +108,20 @@ def model_stages(config: RunConfig, names: Sequence[str], device: str, num_threa
     names : sequence of str
         Those of ``classify``, ``embed`` and ``segment`` that are wanted; other names are passed over.
     device : {"auto", "cpu", "cuda"}
+        ``auto`` is the GPU that torch finds here; if it finds none the CPU, with a warning.
     num_threads : int
         Threads of each model on a CPU.
     """
     if not _MODELS & set(names):
         return {}
-    from galaxray import models  # loads torch
+    import torch
+
+    from galaxray import models
 
     where = (device, config.compute.precision, config.compute.batch_size)
     models.set_num_threads(num_threads)
+    if device == "auto" and not torch.cuda.is_available():
+        logging.getLogger(__name__).warning("torch finds no GPU here: the models run on the CPU")
     stages: dict[str, Stage] = {}
     if "classify" in names:
         classifier = models.load_classifier(config.classifier.weights, config.classifier, *where)

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from galaxray.config import RunConfig
+from galaxray.errors import ConfigError
 from galaxray.models.classifier import ClassifierNet
 from galaxray.models.weights import save_model
-from galaxray.modelset import describe_models, settle_precision
+from galaxray.modelset import describe_models, model_stages, settle_precision
 
 
 def run_config(**settings) -> RunConfig:
@@ -41,3 +42,14 @@ def test_line_of_the_segmenter_says_what_is_segmented(tmp_path: Path) -> None:
     assert "every galaxy: no votes" in line(stages=("fetch", "segment"))
     assert "every galaxy: no votes" in line(classifier={"weights": (classes,)})
     assert "(all)" in line(stages=("fetch", "segment"), segmenter={"where": "all"})
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As on a node whose driver is broken: Ray counts a GPU that torch does not find."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert model_stages(run_config(), ["embed"], "cpu", 1)
+    assert not caplog.text
+    assert model_stages(run_config(), ["embed"], "auto", 1)
+    assert "torch finds no GPU here: the models run on the CPU" in caplog.text
+    with pytest.raises(ConfigError, match="torch finds no GPU here"):
+        model_stages(run_config(), ["embed"], "cuda", 1)
