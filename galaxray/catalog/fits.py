@@ -75,13 +75,17 @@ class FitsTable:
                 self._columns = _columns(header)
                 self._row_bytes = int(header["NAXIS1"])
                 self.num_rows: int | None = int(header["NAXIS2"])
-                names = [header.get(f"TTYPE{n}", f"col{n}").strip() for n in range(1, len(self._columns) + 1)]
-            except (fits.VerifyError, LookupError, TypeError, AttributeError) as error:
+                numbers = range(1, len(self._columns) + 1)
+                self.fields = tuple(
+                    Field(
+                        _text(header, f"TTYPE{n}") or f"col{n}", _text(header, f"TUNIT{n}"), _text(header, f"TUCD{n}")
+                    )
+                    for n in numbers
+                )
+                title = _text(header, "EXTNAME")
+            except (fits.VerifyError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
                 raise ValueError(describe_failure(error)) from error
-        self.kind = f"FITS, extension {position}" + (f" ({header['EXTNAME']})" if "EXTNAME" in header else "")
-        self.fields = tuple(
-            Field(name, header.get(f"TUNIT{n}"), header.get(f"TUCD{n}")) for n, name in enumerate(names, 1)
-        )
+        self.kind = f"FITS, extension {position}" + (f" ({title})" if title else "")
         if self._row_bytes > MAX_ROW_BYTES or self.num_rows < 0:
             raise CatalogError(f"{file.name}: {self.num_rows} rows of {self._row_bytes} bytes are no catalogue")
         promised = self._data_offset + self.num_rows * self._row_bytes
@@ -189,6 +193,11 @@ def _content(header: fits.Header) -> str:
     return f"image {'x'.join(axes)}" if axes else "empty"
 
 
+def _text(header: fits.Header, key: str) -> str | None:
+    value = header.get(key)
+    return value.strip() if isinstance(value, str) else None
+
+
 def _columns(header: fits.Header) -> list[_Column]:
     """Lay out the columns of a table (FITS 4.0, sections 7.2 and 7.3)."""
     is_ascii = header["XTENSION"].strip() == "TABLE"
@@ -197,6 +206,9 @@ def _columns(header: fits.Header) -> list[_Column]:
     for n in range(1, int(header["TFIELDS"]) + 1):
         form = str(header[f"TFORM{n}"]).strip().upper()
         scale, zero, null = header.get(f"TSCAL{n}", 1.0), header.get(f"TZERO{n}", 0.0), header.get(f"TNULL{n}")
+        null = null if isinstance(null, int) else None
+        if not (math.isfinite(scale) and abs(zero) <= 2**63):
+            raise ValueError(f"the values of column {n} are scaled by {scale!r} and {zero!r}")
         if is_ascii:
             start = int(header[f"TBCOL{n}"]) - 1
             is_scaled = scale != 1 or zero != 0

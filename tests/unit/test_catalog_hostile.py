@@ -205,3 +205,32 @@ def test_names_and_values_do_not_command_the_terminal(tmp_path: Path, caplog: py
     with caplog.at_level(logging.WARNING):
         list(catalog.slices())
     assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("TUNIT2", "\x00deg", "Unparsable card"),
+        ("TUNIT2", "5", None),
+        ("TTYPE2", "5", "no column for right ascension"),
+        ("TZERO4", "1E999", "scaled by"),
+        ("TZERO4", "-9" + "9" * 18, "scaled by"),
+        ("TSCAL4", "'one'", "must be real number"),
+        ("TNULL4", "'none'", None),
+        ("NAXIS2", "1E999", "cannot convert float infinity"),
+        ("EXTNAME", "5", None),
+    ],
+)
+def test_cards_of_the_wrong_kind(tmp_path: Path, key: str, value: str, reason: str | None) -> None:
+    columns = ["'id      '", "'ra      '", "'dec     '", "'n       '"]
+    about = {"TZERO4": "0", "TSCAL4": "1", "TNULL4": "0", "TUNIT2": "'deg'", "EXTNAME": "'t'", "NAXIS2": "2"}
+    about |= {f"TTYPE{n}": name for n, name in enumerate(columns, 1)} | {"TFORM1": "'4A'", "TFORM4": "'J'"}
+    about |= {"TFORM2": "'D'", "TFORM3": "'D'"} | {key: value}
+    shape = (card("BITPIX", 8), card("NAXIS", 2), card("NAXIS1", 24), card("PCOUNT", 0), card("GCOUNT", 1))
+    header = cards("XTENSION= 'BINTABLE'", *shape, card("TFIELDS", 4), *(card(*item) for item in about.items()))
+    row = b"a   " + np.array([1.0, 2.0], ">f8").tobytes() + bytes(4)
+    content = cards(*PRIMARY, card("NAXIS", 0)) + header + (row * 2).ljust(2880, b"\0")
+    if reason is None:
+        assert read(tmp_path / "c.fits", content) == ["a", "a"]
+    else:
+        assert_refused(tmp_path / "c.fits", content, reason)
