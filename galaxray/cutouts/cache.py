@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import logging
 import os
+import re
+import stat
 import tempfile
 from pathlib import Path
 
@@ -21,6 +24,9 @@ from galaxray.cutouts.answers import Answer, Check, FetchStats, Reader
 from galaxray.errors import ConfigError, RowError
 
 __all__ = ["CachedReader", "cache_folder"]
+
+SHA256 = re.compile("[0-9a-f]{64}")
+MAX_OBJECT_BYTES = 2**30
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +78,10 @@ class CachedReader:
 
     def _load(self, address: str) -> Answer | None:
         try:
-            name = self._request(address).read_text("ascii")
-            body = self._object(name).read_bytes()
+            name = _read(self._request(address)).decode("ascii")
+            if not SHA256.fullmatch(name):  # who may write to the folder must not point us at /dev/zero
+                return None
+            body = _read(self._object(name))
         except (OSError, ValueError):
             return None
         if hashlib.sha256(body).hexdigest() != name:
@@ -108,6 +116,15 @@ def cache_folder(folder: str) -> Path:
     if not folder or "://" in folder:
         raise ConfigError(f"cutouts.cache {folder!r}: the cache is a local folder")
     return Path(folder).expanduser()
+
+
+def _read(path: Path) -> bytes:
+    """Read a regular file of a bounded size: a pipe would be waited for, and a device has no end."""
+    with io.FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_OBJECT_BYTES:
+            raise OSError(f"{path} is no file of the cache")
+        return file.read()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,11 +73,25 @@ def test_a_damaged_folder_is_noticed_and_mended(
     assert fetch(service, tmp_path, [1.0])[1] == 1
 
 
-def test_a_request_cannot_be_pointed_at_another_file(service: FaultyService, tmp_path: Path) -> None:
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["../../../../etc/passwd", "/dev/zero", "/dev/stdin", "", "\0"])
+def test_a_request_cannot_be_pointed_at_another_file(service: FaultyService, tmp_path: Path, name: str) -> None:
     fetch(service, tmp_path, [1.0])
-    stored(tmp_path, "requests")[0].write_text("../../../../etc/passwd")
+    stored(tmp_path, "requests")[0].write_text(name)
     batch, cached = fetch(service, tmp_path, [1.0])
     assert (cached, batch["status"][0]) == (0, "ok")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["objects", "requests"])
+def test_what_is_no_regular_file_is_passed_over(service: FaultyService, tmp_path: Path, kind: str) -> None:
+    fetch(service, tmp_path, [1.0])
+    path = stored(tmp_path, kind)[0]
+    for make in (os.mkfifo, os.mkdir, lambda place: place.symlink_to("/dev/zero")):
+        path.unlink() if not path.is_dir() else path.rmdir()
+        make(path)
+        batch, cached = fetch(service, tmp_path, [1.0])
+        assert (cached, batch["status"][0]) == (0, "ok")
 
 
 def test_what_today_would_be_refused_is_not_taken_from_yesterday(service: FaultyService, tmp_path: Path) -> None:
