@@ -143,10 +143,7 @@ class Governor:
     def _hear(self, now: float, report: Report) -> _Client:
         if self._last_report is None:
             self._last_report, self._settled_at = now, now + self._settles_s
-        if any(client.waiting for client in self._clients.values()):
-            self._pace.count(report.answered, min(now - self._last_report, DEAD_AFTER_S))
-        else:
-            self._pace.count(report.answered, 0.0)
+        self._measure(now, report)
         self._last_report = now
         for name in [name for name, client in self._clients.items() if now - client.heard > DEAD_AFTER_S]:
             del self._clients[name]
@@ -158,6 +155,14 @@ class Governor:
         client = self._clients.setdefault(report.client, _Client())
         client.heard, client.held, client.waiting = now, report.held, report.waiting
         return client
+
+    def _measure(self, now: float, report: Report) -> None:
+        """Tell the pace how requests have ended, and how long somebody had something to ask."""
+        began = max(self._last_report or now, now - DEAD_AFTER_S)
+        paused_s = min(max(self._health.resume_at - began, 0.0), now - began)
+        is_busy = any(client.waiting for client in self._clients.values())
+        sending_s = now - began - paused_s
+        self._pace.count(report.answered, report.refused, sending_s * is_busy, paused_s * is_busy)
 
     def _count(self, now: float, report: Report) -> None:
         self._ended.update(
@@ -202,6 +207,8 @@ class Governor:
 
     def _turns(self, now: float, client: _Client, had: int) -> tuple[float, ...] | None:
         """Times to send at, in seconds from now; None without a rate. Those of all clients are spaced evenly."""
+        if now < self._settled_at:
+            return ()
         rate = self._pace.rate(now)
         if rate is None:
             return None

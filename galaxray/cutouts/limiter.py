@@ -62,6 +62,7 @@ class GovernedLimiter:
         self._turns: deque[float] = deque()
         self._is_halted = False
         self._is_remote = False
+        self._is_cut_off = False
         self._reporting: asyncio.Task[None] | None = None
         self._report_timer: asyncio.TimerHandle | None = None
         self._turn_timer: asyncio.TimerHandle | None = None
@@ -199,11 +200,14 @@ class GovernedLimiter:
         try:
             grant = await answer
         except Exception as error:  # whatever happens to a governor must not end what depends on it
-            logger.warning("the limits of the cluster cannot be had: %s", error)
+            if not self._is_cut_off:
+                logger.warning("nothing is sent until the limits can be had again: %s: %s", type(error).__name__, error)
+            self._is_cut_off = True
             self._reporting = None
             self._ended.add(ended)
             self._report_in(RETRY_S)
         else:
+            self._is_cut_off = False
             self._reporting = None
             self._take(grant, sent_at)
 
