@@ -13,7 +13,14 @@ from galaxray.settings import AnnotateSettings, flag_names
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OTHER_PROGRAMS = ("training/", "benchmarks/", "-m galaxray", "pipelines/demo.py", "pipelines/status.py")
+OTHER_PROGRAMS = (
+    "training/",
+    "benchmarks/",
+    "-m galaxray",
+    "pipelines/demo.py",
+    "pipelines/status.py",
+    "pipelines/export_csv.py",
+)
 OTHER_PROGRAMS += ("ray start", "ray get-auth-token")
 
 
@@ -54,6 +61,18 @@ def test_readme_tells_every_fixed_column_and_status():
     text = (ROOT / "README.md").read_text()
     assert [name for name in COLUMNS if f"`{name}`" not in text] == []
     assert [status for status in Status if f"`{status.value}`" not in text] == []
+
+
+def test_tests_that_stand_for_a_defence_exist():
+    """A name that begins with ``::`` is of the file named last."""
+    folder, known = ROOT / "tests" / "unit", {}
+    named = re.findall(r"`((?:tests/\w+/)?test_\w+\.py)?(?:::(test_\w+))?`", (ROOT / "docs" / "threats.md").read_text())
+    assert len(named) > 50
+    file = ""
+    for path, test in named:
+        file = path or file
+        content = known.setdefault(file, (ROOT / file if "/" in file else folder / file).read_text())
+        assert not test or f"\ndef {test}(" in content, f"{file}::{test}"
 
 
 def test_make_targets_in_the_readme_exist():
