@@ -22,6 +22,9 @@ from pipelines.resources import Pool, Resources, describe
 
 __all__ = ["Cluster", "connect", "expected_cluster", "refuse_paths_in_job"]
 
+START_TRIES = 3
+"""Ray gives a node 30 s to come up, and a busy machine may not manage."""
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -82,19 +85,36 @@ def connect(config: ComputeConfig, *, show_worker_logs: bool = True) -> Iterator
 
     temp_dir = tempfile.mkdtemp(prefix="gr-", dir="/tmp")  # short: a socket's path has at most 107 bytes
     try:
-        with _silent_stderr():  # Ray's core says there that it will be silent
-            ray.init(
-                address="local",
-                num_cpus=config.num_cpus or os.cpu_count(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                _temp_dir=temp_dir,
-            )
+        _start_own(config, temp_dir)
         yield _cluster(config, None)
     finally:
         ray.shutdown()
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _start_own(config: ComputeConfig, temp_dir: str) -> None:
+    import ray
+
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            with _silent_stderr():  # Ray's core says there that it will be silent
+                ray.init(
+                    address="local",
+                    num_cpus=config.num_cpus or os.cpu_count(),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.WARNING,
+                    _temp_dir=temp_dir,
+                )
+            return
+        except Exception as error:  # Ray raises just that
+            ray.shutdown()
+            if not tries_left:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise RunError(
+                    f"Ray could not be started on this machine, {START_TRIES} times: {reason.rstrip('.')}. Nothing is "
+                    "lost: on a machine that is less busy, the same command goes on"
+                ) from error
 
 
 def _join(address: str, *, show_worker_logs: bool) -> None:

@@ -8,7 +8,7 @@ import pytest
 from galaxray.config import ComputeConfig, RunConfig
 from galaxray.errors import ConfigError, RunError
 from galaxray.storage_errors import storage_errors
-from pipelines.cluster import Cluster, connect, refuse_paths_in_job
+from pipelines.cluster import Cluster, _start_own, connect, refuse_paths_in_job
 from pipelines.node_types import NodeType, most_resources, read_cluster_config
 from pipelines.resources import Resources, allot
 
@@ -102,3 +102,11 @@ def test_a_cluster_that_is_not_there_is_told_at_once(monkeypatch):
         refused = pytest.raises(RunError, match=r"^RAY_ADDRESS 127.0.0.1:\d+: .*refused.*see whether it is up")
         with refused, connect(ComputeConfig()):
             pass
+
+
+def test_a_ray_that_cannot_start_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or it would write a token into the home folder
+    too_long = tmp_path / ("x" * 100)
+    with pytest.raises(RunError, match=r"Ray could not be started on this machine, 3 times: .*path length") as caught:
+        _start_own(ComputeConfig(num_cpus=1), str(too_long))
+    assert "\n" not in str(caught.value)
