@@ -16,7 +16,7 @@ DOUBLING_S = 2.0
 LEAST_RATE = 0.5
 """Requests per second below which the rate does not fall; a service that bears less is obeyed by pauses."""
 
-KEPT = 0.9
+KEPT = 0.93
 KEPT_AT_FIRST = 0.7
 # What is left of the rate after a refusal. The first finds it growing fast: it may be far beyond what is borne.
 
@@ -28,7 +28,7 @@ KEPT_OF_BORNE = 0.6
 # Until so many and such a part of the requests are refused at once, the rate does not fall below this part of the most
 # that was borne: a service that refuses one now and then, at whatever rate, would bring it down for ever.
 
-MEAN_OF_RECOVERY = 0.95
+MEAN_OF_RECOVERY = 0.96
 # Mean of the rate from one refusal to the next, as a part of the rate that it grows back to.
 
 RECOVERY_S = 30.0
