@@ -78,7 +78,7 @@ class GovernedLimiter:
         now = loop.time()
         if not self._num_waiting and self._may_send(now):
             return self._send()
-        if self._grant.outage is not None and now < self._granted_at + self._grant.next_report_s:
+        if self._grant.outage is not None and self._is_current(now):
             raise self._down()
         called: asyncio.Future[int] = loop.create_future()
         heapq.heappush(self._waiting, (number, next(self._order), called))
@@ -106,6 +106,7 @@ class GovernedLimiter:
         self._serve()
 
     def _is_current(self, now: float) -> bool:
+        """Whether no new grant is due."""
         return now < self._granted_at + self._grant.next_report_s
 
     def _may_send(self, now: float) -> bool:
