@@ -22,6 +22,7 @@ from galaxray import images, morphometry, posterior
 from galaxray.batches import Batch, num_rows, text_array
 from galaxray.config import CutoutConfig, SegmenterConfig
 from galaxray.cutouts import Fetcher, Limiter
+from galaxray.display import one_line
 from galaxray.errors import RowError
 from galaxray.images import View
 from galaxray.schema import Status
@@ -259,7 +260,7 @@ def _require_finite(*outputs: np.ndarray) -> None:
 
 
 def _reason(failure: Exception) -> str:
-    return f"{type(failure).__name__}: {failure}"[:200]
+    return one_line(f"{type(failure).__name__}: {failure}")[:200]
 
 
 def _take(batch: Batch, rows: np.ndarray) -> Batch:

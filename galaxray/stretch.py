@@ -33,6 +33,7 @@ BLOCK = 2880
 MAX_HEADER_BYTES = 100 * BLOCK
 MAX_EXTENSIONS = 100
 MAX_AXES = 999
+"""Of an image, as columns of a table, the standard allows so many."""
 MAX_TILES = 100_000
 MAX_COMPRESSED_PLANES = 16
 """Planes of a tile-compressed cube, where the size of the file bounds nothing."""
@@ -158,6 +159,8 @@ def _find_image(data: bytes, max_pixels: int) -> int:
         groups, heap = int(header.get("GCOUNT", 1)), int(header.get("PCOUNT", 0))
         if min([*shape, groups, heap]) < 0:  # would lead back, and round in circles
             raise RowError(Status.CORRUPT, "FITS extension of negative length")
+        if not 0 <= int(header.get("TFIELDS", 0)) <= MAX_AXES:  # astropy makes a list of so many
+            raise RowError(Status.CORRUPT, f"FITS table of {header['TFIELDS']} columns")
         length = abs(int(header["BITPIX"])) // 8 * groups * (heap + (math.prod(shape) if shape else 0))
         start = offset + stream.tell()
         is_image = header.get("XTENSION", "IMAGE").strip() == "IMAGE"

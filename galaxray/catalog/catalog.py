@@ -276,7 +276,7 @@ class Catalog:
             for position, problem in angles.problems.items():
                 if self._need_coordinates or not angles.missing[position]:
                     before = f"{problems[position]}; " if position in problems else ""
-                    problems[position] = f"{before}{column.name} {problem}"
+                    problems[position] = f"{before}{printable(column.name)} {problem}"
         return ra.degrees, dec.degrees, problems
 
     def _arcsec(self, batch: pa.RecordBatch, column: Column) -> pa.Array:

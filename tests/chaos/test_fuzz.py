@@ -35,7 +35,7 @@ def fuzz(target: str, cases: int, seed: int) -> None:
     Path(name).unlink()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_few(target: str, chaos_seed: int) -> None:
     fuzz(target, -(-FEW_CASES // len(TARGETS)), chaos_seed)

@@ -211,6 +211,16 @@ def test_a_tile_that_inflates_beyond_its_image(column: str) -> None:
     assert_refused(file.getvalue(), Status.CORRUPT, "too large when unpacked")
 
 
+@pytest.mark.timeout(30)
+def test_a_table_of_a_thousand_million_columns() -> None:
+    file = io.BytesIO()
+    fits.CompImageHDU((cutout()[0] * 1000).astype(np.int32)).writeto(file)
+    card = b"TFIELDS =                    "
+    assert file.getvalue().count(card + b"1") == 1
+    data = file.getvalue().replace(card + b"1", card[:-9] + b"2147483647")
+    assert_refused(data, Status.CORRUPT, "2147483647 columns")
+
+
 def test_an_image_in_a_million_tiles() -> None:
     file = io.BytesIO()
     table = fits.BinTableHDU(np.zeros(100_001, [("COMPRESSED_DATA", ">i4", 2)]))
