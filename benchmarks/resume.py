@@ -206,7 +206,11 @@ def resume(config: RunConfig, url: str) -> float:
     flags += ["--cutouts.base_url", url, "--cutouts.size_pixels", "64", "--cutouts.requests_per_s", "none"]
     flags += ["--cutouts.timeout_s", "60", "--compute.precision", config.compute.precision]
     process = subprocess.Popen(
-        [sys.executable, "pipelines/annotate_catalog.py", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "pipelines/annotate_catalog.py", *flags],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     peak = 0.0
     with tempfile.TemporaryFile("w+") as log:

@@ -58,7 +58,8 @@ def annotate(settings: AnnotateSettings, log: Log) -> int:
         need_path="path" in source.required_columns,
         anchor_paths=config.cutouts.path_template is None,
     )
-    cluster = expected_cluster(config)
+    show_worker_logs = log.format == "text"  # nothing but JSON otherwise
+    cluster = expected_cluster(config, show_worker_logs=show_worker_logs)
     pools = allot(config, **vars(cluster.most))
     config = settle_precision(config, "cuda" if any(pool.num_gpus for pool in pools.values()) else "cpu")
     models = describe_models(config)
@@ -71,7 +72,7 @@ def annotate(settings: AnnotateSettings, log: Log) -> int:
         work = find_work(run, log, retry_failed=settings.retry_failed)
         with work.counting:
             if work.is_left():
-                with connect(config.compute, show_worker_logs=log.format == "text") as cluster:
+                with connect(config.compute, show_worker_logs=show_worker_logs) as cluster:
                     stream_units(work, config, allot(config, **vars(cluster.most)), models.views, tally, lock)
         work.ledger.verify(_tell_footers(run, log))
         return finish(run, config, summarize(work.ledger, tally), log)

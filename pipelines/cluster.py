@@ -157,10 +157,10 @@ def _silent_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def expected_cluster(config: RunConfig) -> Cluster:
+def expected_cluster(config: RunConfig, *, show_worker_logs: bool = True) -> Cluster:
     """The cluster that :func:`connect` would give, without starting one."""
     if os.environ.get("RAY_ADDRESS"):
-        with connect(config.compute) as cluster:
+        with connect(config.compute, show_worker_logs=show_worker_logs) as cluster:
             return cluster
     num_gpus = 0
     if set(config.stages) - {"fetch"}:

@@ -12,7 +12,7 @@ import threading
 from collections import Counter as Counts
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -22,9 +22,7 @@ from galaxray.cutouts import FetchStats, Governor, Grant, Report, Snapshot
 from galaxray.cutouts.sources import make_source
 from galaxray.ledger import Ledger
 from galaxray.schema import Status
-
-if TYPE_CHECKING:
-    from pipelines.stream import UnitReport
+from pipelines.unit_report import UnitReport
 
 __all__ = ["RunMetrics", "WatchedGovernor", "host_of", "in_work", "is_watched", "new_requests"]
 

@@ -6,14 +6,12 @@ unit, mix two, or lose a part of one. The stages themselves are in ``galaxray.st
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -32,7 +30,7 @@ from galaxray.errors import GalaxrayError, RunError
 from galaxray.images import View
 from galaxray.log import name_run_in_logs
 from galaxray.modelset import model_stages
-from galaxray.runs import Committed, Run, UnitRecord
+from galaxray.runs import Run
 from galaxray.schema import to_table
 from galaxray.stages import Decode, Fetch, Stage
 from galaxray.storage_errors import storage_errors
@@ -40,8 +38,9 @@ from pipelines.flight import UNITS_PER_SLOT, bound_flight
 from pipelines.metrics import WatchedGovernor, in_work, is_watched, new_requests
 from pipelines.politeness import GovernorHandle, shared_limiter, start_governor
 from pipelines.resources import TASK_CPUS, Pool
+from pipelines.unit_report import UnitReport
 
-__all__ = ["UnitReport", "annotate", "annotated"]
+__all__ = ["annotate", "annotated"]
 
 THUMBNAILS = 400
 """Pictures that are kept for the report."""
@@ -51,21 +50,6 @@ Row = dict[str, np.ndarray]
 
 Build = Callable[[], dict[str, Stage]]
 """Makes an actor's stages where they run; picklable."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnitReport:
-    """What the stream says of a unit once its file is written."""
-
-    written: Committed
-    rows: int
-    """Rows that were done: all of the unit, or those that were tried again."""
-    seconds: dict[str, float]
-    """Busy time by stage."""
-    started: float
-    """When its models began (Unix time); its first stage, where there are none."""
-    fetched: dict[str, Any]
-    """What its fetcher did meanwhile: ``answers`` by code, ``bytes``, ``retries``."""
 
 
 def annotate(
@@ -97,7 +81,7 @@ def annotate(
     dataset = _through(dataset, Writing, pools["write"], run=run)
     try:
         for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
-            yield _report(json.loads(batch["report"][0]))
+            yield UnitReport.from_json(batch["report"][0])
     except ExecutionTimeoutError as error:
         raise RunError(_stalled(str(error), stall_timeout_s)) from error
     except RayError as error:
@@ -144,15 +128,6 @@ def annotated(
     return dataset
 
 
-def _report(content: dict[str, Any]) -> UnitReport:
-    """A unit's report, from the JSON in which it came."""
-    record, before = content["written"]["record"], content["written"]["before"]
-    written = Committed(
-        record=UnitRecord(**record), size=content["written"]["size"], before=UnitRecord(**before) if before else None
-    )
-    return UnitReport(**{**content, "written": written})
-
-
 def _stalled(message: str, timeout_s: float) -> str:
     busy = ", ".join(dict.fromkeys(re.findall(r"MapBatches\((\w+)\): [1-9]", message))).lower()
     return (
@@ -163,8 +138,10 @@ def _stalled(message: str, timeout_s: float) -> str:
 
 def _explain(error: BaseException) -> str:
     """The first line of what went wrong in a worker, without the layers that Ray wraps around it."""
-    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
-        if isinstance(error, GalaxrayError):
+    # What Ray raises is an instance of what it wraps, too: its layers are known by being its own.
+    while isinstance(error, RayError) or not isinstance(error, GalaxrayError):
+        cause = getattr(error, "cause", None) or error.__cause__
+        if cause is None:
             break
         error = cause
     if isinstance(error, GalaxrayError):  # it says what is to be said
@@ -289,14 +266,14 @@ class Writing:
                     self.run.commit_thumbnails(notes["unit"], pa.table(pictures))
         with storage_errors(self.run.output):
             written = self.run.commit(notes["unit"], to_table(batch), retry=notes["retry"])
-        report = {
-            "written": asdict(written),
-            "rows": num_rows(batch),
-            "seconds": {**notes["seconds"], "write": time.perf_counter() - began},
-            "started": notes["started"],
-            "fetched": notes["fetched"],
-        }
-        return {"report": np.array([json.dumps(report)], dtype=object)}
+        report = UnitReport(
+            written=written,
+            rows=num_rows(batch),
+            seconds={**notes["seconds"], "write": time.perf_counter() - began},
+            started=notes["started"],
+            fetched=notes["fetched"],
+        )
+        return {"report": np.array([report.to_json()], dtype=object)}
 
 
 def _apply(stages: dict[str, Stage], batch: Batch, notes: dict[str, Any]) -> tuple[Batch, dict[str, Any]]:

@@ -14,6 +14,7 @@ from galaxray.log import Log
 from galaxray.runs import Run
 from galaxray.summary import Tally, summarize
 from pipelines.annotate_catalog import find_work, finish
+from pipelines.unit_report import UnitReport
 
 
 @pytest.fixture
@@ -96,3 +97,18 @@ def test_the_end_says_what_may_be_retried(config, capsys, statuses, allowed, exi
     assert first.startswith("100 rows: ok ")
     assert rest == hint
     assert "report.html" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_report_of_a_unit_comes_as_it_was_sent(config, retry):
+    run = plan(config)
+    done(run, {1: "throttled"}, 0)
+    report = UnitReport(
+        written=run.commit(0, finished(run, 0, retry=retry), retry=retry),
+        rows=1,
+        seconds={"fetch": 1.5},
+        started=12.5,
+        fetched={"answers": {"200": 1}, "bytes": 7, "retries": 0},
+    )
+    assert UnitReport.from_json(report.to_json()) == report
+    assert (report.written.before is not None) == retry
