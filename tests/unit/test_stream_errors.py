@@ -1,0 +1,33 @@
+"""What a user is told when something fails in one of Ray's workers."""
+
+from __future__ import annotations
+
+import pickle
+
+from ray.exceptions import RayTaskError
+
+from galaxray.errors import RunError
+from pipelines.stream import _explain
+
+
+def as_ray_raises(error: Exception) -> RayTaskError:
+    """As it comes out of a worker: within an exception that is of both types, and whose text is a traceback."""
+    sent = pickle.loads(pickle.dumps(error))
+    return RayTaskError("map", "Traceback (most recent call last):\n  File ...\nRunError", sent).as_instanceof_cause()
+
+
+def test_an_error_of_ours_is_told_in_its_own_words():
+    error = as_ray_raises(RunError("/disk: No space left on device; make room there"))
+    assert isinstance(error, RunError)
+    assert _explain(error) == "/disk: No space left on device; make room there"
+
+
+def test_of_any_other_error_the_first_line_is_told():
+    told = _explain(as_ray_raises(ValueError("no such thing\nand more")))
+    assert told.startswith("a worker failed with ValueError: no such thing. What is written is kept")
+
+
+def test_the_cause_of_an_error_of_ours_is_not_told_in_its_place():
+    error = RunError("/disk: in words")
+    error.__cause__ = OSError(28, "No space left on device")
+    assert _explain(error) == "/disk: in words"
