@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import re
 import select
+import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -82,6 +85,25 @@ class Reader:
             "run_ids": sorted(self.run_ids),
             "faults": dict(self.faults.most_common(20)),
         }
+
+
+@contextmanager
+def reader(output: str, pause_s: float) -> Iterator[dict[str, Any]]:
+    """A reader who polls the table in a process of its own; what it says is there when the block ends."""
+    command = [
+        sys.executable,
+        __file__,
+        f"{output}/annotations",
+        str(pause_s),
+    ]
+    report: dict[str, Any] = {}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield report
+            said, _ = process.communicate("", timeout=60)
+            report |= json.loads(said)
+        finally:
+            process.kill()
 
 
 def main(folder: str, pause_s: float) -> None:

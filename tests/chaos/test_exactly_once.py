@@ -19,9 +19,10 @@ import pandas as pd
 import pytest
 import s3fs
 from faulty_sky import FaultySky, write_catalog
+from polling_reader import reader
 from ray_cluster import NODE_CPUS, ROOT, ray_cluster
 from slow_store import slow_store
-from under_fire import KINDS, SLOW_DISK, UNIT_ROWS, RunUnderFire, Scene, annotate_under_fire, asked_again, reader
+from under_fire import KINDS, SLOW_DISK, UNIT_ROWS, RunUnderFire, Scene, annotate_under_fire, asked_again
 
 from galaxray.config import STAGES, CutoutConfig, RunConfig, StageName
 from pipelines.flight import max_units_in_flight

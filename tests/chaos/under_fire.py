@@ -11,10 +11,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pyarrow.parquet as pq
@@ -139,15 +138,27 @@ class RunUnderFire:
 
     def wait_for(self, condition: Callable[[], Any]) -> Any:
         """Wait until something is so, while the program works."""
-        until = time.monotonic() + DEADLINE_S
+        return self._wait(lambda: condition() or (self.program.poll() is not None and self._fail("ended")))
+
+    def finish(self) -> None:
+        """Wait until the program has ended well."""
+        self._wait(lambda: self.program.poll() is not None)
+        if self.program.returncode != 0:
+            self._fail("ended")
+
+    def _wait(self, condition: Callable[[], Any]) -> Any:
+        """Wait until something is so; each unit that is finished gives it time for another."""
+        until, done = time.monotonic() + DEADLINE_S, 0
         while not (found := condition()):
-            assert self.program.poll() is None, f"ended with status {self.program.poll()}: {self.tail()}"
-            assert time.monotonic() < until, f"nothing came of it: {self.tail()}"
+            if (now := len(self.done())) > done:
+                until, done = time.monotonic() + DEADLINE_S, now
+            if time.monotonic() > until:
+                self._fail("came to nothing")
             time.sleep(0.05)
         return found
 
-    def finish(self) -> None:
-        assert self.program.wait(timeout=2 * DEADLINE_S) == 0, self.tail()
+    def _fail(self, how: str) -> NoReturn:
+        raise AssertionError(f"the program {how} (status {self.program.poll()}): {self.tail()}")
 
     def close(self) -> None:
         self.program.kill()
@@ -245,26 +256,6 @@ class RunUnderFire:
                 assert unit not in self.done(), "a put that was cut counts as done"
                 return f"pid {worker.pid}, was putting unit {unit}"
         raise AssertionError(f"nobody is putting {key}")
-
-
-@contextmanager
-def reader(output: str, pause_s: float) -> Iterator[dict[str, Any]]:
-    """A reader who polls the table in a process of its own; what it says is there when the block ends."""
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("polling_reader.py")),
-        f"{output}/annotations",
-        str(pause_s),
-    ]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    report: dict[str, Any] = {}
-    try:
-        yield report
-        said, _ = process.communicate("", timeout=60)
-        report |= json.loads(said)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def annotate_under_fire(
