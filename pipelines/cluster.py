@@ -104,7 +104,7 @@ def _start_own(config: ComputeConfig, temp_dir: str) -> None:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.WARNING,
-                    _temp_dir=temp_dir,
+                    _temp_dir=f"{temp_dir}/r",  # which Ray opens to everybody, sockets and all; the one around it is shut
                 )
             return
         except Exception as error:  # Ray raises just that
