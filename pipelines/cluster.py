@@ -104,7 +104,7 @@ def _start_own(config: ComputeConfig, temp_dir: str) -> None:
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.WARNING,
-                    _temp_dir=f"{temp_dir}/r",  # which Ray opens to everybody, sockets and all; the one around it is shut
+                    _temp_dir=f"{temp_dir}/r",  # Ray opens this one to everybody, sockets and all
                 )
             return
         except Exception as error:  # Ray raises just that

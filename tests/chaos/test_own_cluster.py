@@ -38,8 +38,8 @@ with connect(ComputeConfig(num_cpus=1)):
         except subprocess.TimeoutExpired:
             outcomes.append("no answer")
     folder = os.path.dirname(node.get_temp_dir_path())
-    found = {{"folder": folder, "mode": os.stat(folder).st_mode, "dashboard": node.webui_url or "", "outcomes": outcomes}}
-    print(json.dumps(found))
+    mode, dashboard = os.stat(folder).st_mode, node.webui_url or ""
+    print(json.dumps({{"folder": folder, "mode": mode, "dashboard": dashboard, "outcomes": outcomes}}))
 """
 
 
