@@ -50,7 +50,7 @@ class HeadNode:
         self.address, self.dashboard = (f"127.0.0.1:{port}" for port in _free_ports(2))
         name, _, value = self._mark.partition("=")
         self.environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "HOME": str(scratch), name: value}
-        self.environment |= {"RAY_ADDRESS": self.address, **environment}
+        self.environment |= {"RAY_ADDRESS": self.address}
         command = [RAY, "start", "--head", "--block", f"--num-cpus={num_cpus}", f"--temp-dir={scratch}/ray"]
         command += self._ports()
         if node_types is not None:
@@ -62,6 +62,7 @@ class HeadNode:
                 "RAY_enable_autoscaler_v2": "1",
                 "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             }
+        self.environment |= environment
         self.log = scratch / "head.log"
         starting = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         with self.log.open("w") as log:
@@ -189,13 +190,27 @@ def head_node(
     """
     scratch = Path(tempfile.mkdtemp(prefix="gh-", dir="/tmp"))  # short: a socket's path has at most 107 bytes
     (scratch / "ray").mkdir()
-    head = HeadNode(scratch, environment, num_cpus, node_types)
+    try:
+        head = _started(lambda: HeadNode(scratch, environment, num_cpus, node_types), timeout_s)
+        try:
+            yield head
+        finally:
+            head.close()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _started(start: Callable[[], HeadNode], timeout_s: float, tries: int = 3) -> HeadNode:
+    """Wait until a head is up; on a busy machine Ray gives up after 30 s, which cannot be set, and is asked again."""
+    head = start()
     try:
         head.wait(head.is_up, timeout_s)
-        yield head
-    finally:
+    except BaseException as error:
         head.close()
-        shutil.rmtree(scratch, ignore_errors=True)
+        if tries > 1 and "timed out during startup" in str(error):
+            return _started(start, timeout_s, tries - 1)
+        raise
+    return head
 
 
 def _free_ports(count: int) -> list[int]:
