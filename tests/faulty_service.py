@@ -177,6 +177,14 @@ def png(size: int) -> bytes:
     return buffer.getvalue()
 
 
+@lru_cache
+def other_image(size: int, file_format: str) -> bytes:
+    """A good image of a kind that nobody asked for."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(size))).save(buffer, file_format)
+    return buffer.getvalue()
+
+
 def png_bomb(side: int = 60_000) -> bytes:
     """A well-formed PNG whose header promises 3.6 gigapixels, in a few hundred bytes."""
 
@@ -285,6 +293,7 @@ FAULTS: dict[str, Callable[[Ask, asyncio.StreamWriter, str], Awaitable[bool]]] =
     "cut-close": _plain(lambda ask, _: b"HTTP/1.1 200 OK\r\n\r\n" + picture(ask)[:-500], keeps_open=False),
     "cut-source": _plain(lambda ask, _: reply(200, picture(ask)[:-500])),
     "html": _plain(lambda ask, _: reply(200, PAGE, kind="text/html")),
+    "gif": _plain(lambda ask, _: reply(200, other_image(ask.size, "GIF"), kind="image/gif")),
     "text": _plain(lambda ask, _: reply(200, b"no overlap", kind="image/jpeg")),
     "empty": _plain(lambda ask, _: reply(200, b"")),
     "black": _plain(lambda ask, _: reply(200, jpeg(ask.size, 0))),
