@@ -152,7 +152,6 @@ def assert_scored(table: pd.DataFrame) -> None:
     assert (table["error"].isna() == ok).all()
 
 
-@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_every_fault_comes_to_its_end(tmp_path, service):
     service.behaviour = every_fault
