@@ -83,7 +83,7 @@ def test_nodes_come_and_go_and_are_lost_and_the_table_is_whole(tmp_path, head):
         lost = None
         while program.poll() is None:
             alive = trace.alive()
-            if lost is None and len(head.nodes_with("Models")) == 2:
+            if lost is None and len(alive) == 2 and len(units()) >= 5:
                 lost = alive[0]
                 trace.note(f"node {lost} is taken away, {len(units())} units are written")
                 head.raylets()[lost].kill()
@@ -95,7 +95,7 @@ def test_nodes_come_and_go_and_are_lost_and_the_table_is_whole(tmp_path, head):
         program.kill()
         print(trace)
 
-    assert lost is not None, "the models never had two nodes"
+    assert lost is not None, "there were never two nodes with work done"
     assert len(trace.seen) >= 3, "the lost node was not replaced"
     table = pd.read_parquet(output / "annotations").sort_values("row_index", ignore_index=True)
     assert table["row_index"].tolist() == list(range(ROWS))
