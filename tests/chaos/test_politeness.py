@@ -127,7 +127,8 @@ def test_three_nodes_get_what_a_service_bears_and_are_seldom_refused(tmp_path, c
         fetching(cluster, service, tmp_path, rows, **limits) as process,
     ):
         wait_for(lambda: len(fetchers_at(cluster, service)) == 3, process)
-        assert len({fetcher.ppid() for fetcher in fetchers_at(cluster, service)}) == 3  # raylets: one for each node
+        # Their parents are the raylets of their nodes, which Ray chooses: it need not take all three.
+        assert len({fetcher.ppid() for fetcher in fetchers_at(cluster, service)}) >= 2
         end_of(process, timeout_s=400)
     assert (read(tmp_path / "run")["status"] == "ok").all()
     assert len(service.answered) == rows
