@@ -175,7 +175,7 @@ class ComputeConfig(Section):
     max_gpus: Annotated[int, Field(ge=0)] | None = None
     """GPUs to plan for; where left out, what the cluster has, or what its autoscaler may add where that is known."""
     fetchers: PositiveInt | None = None
-    """Most actors that fetch, at most ``cutouts.max_in_flight``; where left out, one per node that the cluster may
+    """Actors that fetch, at most ``cutouts.max_in_flight``; where left out, up to one per node that the cluster may
     have, and for a service no more than one per 100 ``cutouts.requests_per_s``."""
     actors: Literal["shared", "separate"] = "shared"
     """Whether the models share one actor (``shared``) or have one each."""

@@ -101,10 +101,18 @@ def allot(
     groups = ["models"] if config.compute.actors == "shared" and models else models
     # Fetching and writing wait for the network and the disk: a sliver of a CPU each.
     pools = {
-        "fetch": Pool(max_actors=_num_fetchers(config, num_nodes), num_cpus=0.1, batches_in_flight=4),
+        "fetch": Pool(
+            min_actors=config.compute.fetchers or 1,  # who asks for some number has them from the beginning
+            max_actors=_num_fetchers(config, num_nodes),
+            num_cpus=0.1,
+            batches_in_flight=4,
+        ),
         "write": Pool(num_cpus=0.1, batches_in_flight=2),
     }
-    slivers = sum(pool.num_cpus for pool in pools.values()) + TASK_CPUS
+    fetchers_per_node = math.ceil(pools["fetch"].min_actors / max(1, num_nodes))
+    slivers = fetchers_per_node * pools["fetch"].num_cpus + pools["write"].num_cpus + TASK_CPUS
+    if slivers > 0.5 * min(num_cpus, node_cpus or num_cpus):
+        raise PlanError(f"--compute.fetchers {config.compute.fetchers} leaves no CPU to the other stages: lower it")
     if on_gpu:
         return pools | _beside_gpus(config, groups, num_cpus - slivers, num_gpus)
     return pools | _on_cpus(groups, num_cpus, min(num_cpus, node_cpus or num_cpus), slivers)

@@ -87,6 +87,10 @@ def test_fetchers_by_nodes_and_rate(cutouts, num_nodes, fetchers):
 
 
 def test_fetchers_can_be_set():
-    assert allot(config(fetchers=3), num_cpus=8, num_gpus=0)["fetch"].max_actors == 3
+    pool = allot(config(fetchers=3), num_cpus=8, num_gpus=0)["fetch"]
+    assert (pool.min_actors, pool.max_actors) == (3, 3)
+    assert allot(config(fetchers=8), num_cpus=8, num_gpus=0, num_nodes=8, node_cpus=1)
+    with pytest.raises(PlanError, match="leaves no CPU"):
+        allot(config(fetchers=4), num_cpus=1, num_gpus=0)
     with pytest.raises(PlanError, match="max_in_flight 16"):
         allot(config(fetchers=17), num_cpus=8, num_gpus=0)
