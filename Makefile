@@ -35,8 +35,9 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## annotate a few hundred galaxies of the synthetic sky, offline
 	@$(BIN)/python pipelines/demo.py --limit $(DEMO_LIMIT)
 
-test: $(READY) ## unit tests and tests on Ray
-	$(BIN)/python -m pytest
+test: $(READY) ## unit tests, two at a time, and tests on Ray
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/ray tests/real
 
 chaos: $(READY) ## kill drivers, workers and nodes, break storage, fuzz readers; half an hour and more
 	CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest tests/chaos -v -s

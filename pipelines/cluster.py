@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,11 +124,13 @@ def _join(address: str, *, show_worker_logs: bool) -> None:
     try:
         if port.isdigit() and "/" not in host:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=20).close()
-        ray.init(
-            log_to_driver=show_worker_logs,
-            logging_level=logging.INFO if show_worker_logs else logging.WARNING,
-            runtime_env={"env_vars": worker_environment()},
-        )
+        # Where only JSON may be shown, Ray's core must not say either how much it will log.
+        with nullcontext() if show_worker_logs else _silent_stderr():
+            ray.init(
+                log_to_driver=show_worker_logs,
+                logging_level=logging.INFO if show_worker_logs else logging.WARNING,
+                runtime_env={"env_vars": worker_environment()},
+            )
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise RunError(

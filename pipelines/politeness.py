@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+import warnings
 from typing import Any
 
 import ray
+from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from galaxray.config import CutoutConfig
@@ -31,7 +33,9 @@ class GovernorActor:
     """A governor for fetchers anywhere in the cluster."""
 
     def __init__(self, config: CutoutConfig, watched_as: str | None = None) -> None:
-        is_successor = ray.get_runtime_context().was_current_actor_reconstructed
+        with warnings.catch_warnings():  # Ray uses there what it has deprecated itself
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            is_successor = ray.get_runtime_context().was_current_actor_reconstructed
         self._governor: Governor | WatchedGovernor = make_governor(config, is_successor=is_successor)
         if watched_as is not None:
             self._governor = WatchedGovernor(self._governor, config, watched_as)

@@ -18,7 +18,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, PICTURES = 3000, 8
-NODE_TYPES = {"gpu": {"resources": {"CPU": 4, "GPU": 1, "object_store_memory": 100_000_000}, "max_workers": 2}}
+NODE_TYPES = {"gpu": {"resources": {"CPU": 4, "GPU": 1, "object_store_memory": 600_000_000}, "max_workers": 2}}
 
 
 @pytest.fixture

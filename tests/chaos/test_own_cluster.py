@@ -43,6 +43,7 @@ with connect(ComputeConfig(num_cpus=1)):
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_nobody_else_gets_in():
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}

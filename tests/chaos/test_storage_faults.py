@@ -61,6 +61,7 @@ def assert_complete(output: Path) -> None:
     assert (table["status"] == "ok").all()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_disk_that_is_full_and_then_read_only(tmp_path, service, flags, small_disk):
     disk = small_disk("900k")
@@ -128,6 +129,7 @@ def weak(seed: int, share: float) -> Callable[[Request], str]:
     return lambda request: rng.choice(faults) if rng.random() < share else "ok"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_two_programs_at_once_at_a_store_with_weak_moments(tmp_path, flags, store, s3_bucket, chaos_seed):
     store.behaviour = weak(chaos_seed, 0.1)
