@@ -37,6 +37,7 @@ from galaxray.batches import Batch, text_array
 from galaxray.catalog import open_catalog
 from galaxray.config import RunConfig
 from galaxray.images import View
+from galaxray.ledger import Ledger
 from galaxray.modelset import ModelSet, describe_models, model_stages, settle_precision
 from galaxray.plan import plan_run
 from galaxray.runs import Run
@@ -126,7 +127,7 @@ def exactly_once(folder: Path, stages: str, rows: int) -> float:
         pools = allot(config, num_cpus=CORES, num_gpus=0)
         started = [unit.started for unit in annotate(run, config, pools, models.views, run.pending(), retry=False)]
         ended = time.time()
-    run.verify()
+    Ledger(run).verify()
     return ended - min(started)
 
 
