@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -14,39 +14,10 @@ import pytest
 from faulty_service import Ask, FaultyService
 from faulty_sky import write_catalog
 from programs import end_of, read, start, wait_for
+from rate_limits import Service, fixed_window, token_bucket
 from ray_cluster import RayCluster, ray_cluster
 
 pytestmark = pytest.mark.long
-
-Bears = Callable[[float], float | None]
-"""Takes a request at a time; Retry-After in seconds if it refuses."""
-
-
-def token_bucket(rate: float, burst: float) -> Bears:
-    tokens, last = burst, 0.0
-
-    def ask(now: float) -> float | None:
-        nonlocal tokens, last
-        tokens, last = min(burst, tokens + (now - last) * rate), now
-        if tokens < 1:
-            return (1 - tokens) / rate
-        tokens -= 1
-        return None
-
-    return ask
-
-
-def fixed_window(rate: float, window_s: float) -> Bears:
-    window, count = 0, 0
-
-    def ask(now: float) -> float | None:
-        nonlocal window, count
-        if int(now / window_s) != window:
-            window, count = int(now / window_s), 0
-        count += 1
-        return None if count <= rate * window_s else (window + 1) * window_s - now
-
-    return ask
 
 
 class LimitedService(FaultyService):
@@ -58,7 +29,7 @@ class LimitedService(FaultyService):
         When (``time.monotonic``).
     """
 
-    def __init__(self, bears: Bears, takes_s: float) -> None:
+    def __init__(self, bears: Service, takes_s: float) -> None:
         self.answered: list[float] = []
         self.refused: list[float] = []
         self._bears, self._takes_s = bears, takes_s

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,52 +12,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rate_limits import Service, fixed_window, sliding_window, token_bucket
 from virtual_clock import run_virtually
 
 from galaxray.cutouts import GovernedLimiter, Governor, Grant, Report, Verdict
 from galaxray.cutouts.grants import LEASE_S
-
-Service = Callable[[float], float | None]
-"""Takes a request at a time; Retry-After in seconds if it refuses."""
-
-
-def token_bucket(rate: float, burst: float) -> Service:
-    tokens, last = burst, 0.0
-
-    def ask(now: float) -> float | None:
-        nonlocal tokens, last
-        tokens, last = min(burst, tokens + (now - last) * rate), now
-        if tokens < 1:
-            return math.ceil((1 - tokens) / rate)
-        tokens -= 1
-        return None
-
-    return ask
-
-
-def fixed_window(rate: float, window_s: float) -> Service:
-    counts: Counter[int] = Counter()
-
-    def ask(now: float) -> float | None:
-        window = int(now / window_s)
-        counts[window] += 1
-        return None if counts[window] <= rate * window_s else (window + 1) * window_s - now
-
-    return ask
-
-
-def sliding_window(rate: float, window_s: float) -> Service:
-    answered: deque[float] = deque()
-
-    def ask(now: float) -> float | None:
-        while answered and answered[0] <= now - window_s:
-            answered.popleft()
-        if len(answered) >= rate * window_s:
-            return answered[0] + window_s - now
-        answered.append(now)
-        return None
-
-    return ask
 
 
 @dataclass
