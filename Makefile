@@ -53,8 +53,8 @@ format: $(READY) ## let ruff format the code
 	$(BIN)/ruff check --fix .
 
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
-	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --group dev --universal --no-header --no-annotate \
-		--python-version 3.11 --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra onnx --group dev --universal \
+		--no-header --no-annotate --python-version 3.11 --output-file requirements.lock
 
 bench: $(READY) ## measure speed side by side with zoobot and img2dataset
 	$(BIN)/python benchmarks/zoobot_inference.py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from galaxray.models.weights import load_model, resolve
 from galaxray.schema import is_reserved
 from galaxray.trees import DecisionTree, load_tree
 
-__all__ = ["load_classifier", "load_embedder", "load_segmenter"]
+__all__ = ["load_classifier", "load_embedder", "load_segmenter", "view_of"]
 
 ZOOBOT_SIZE, ZOOBOT_ZOOM = 224, 1.2
 
@@ -70,7 +70,7 @@ def load_embedder(ref: str, device: str = "auto", precision: str = "auto", batch
     """
     module, card = load_model(resolve(ref), "vae")
     assert isinstance(module, VAE)
-    return Embedder(module, _view(card), card["sha256"], Engine(device, precision, batch_size))
+    return Embedder(module, view_of(card), card["sha256"], Engine(device, precision, batch_size))
 
 
 def load_segmenter(ref: str, device: str = "auto", precision: str = "auto", batch_size: int | None = None) -> Segmenter:
@@ -83,7 +83,7 @@ def load_segmenter(ref: str, device: str = "auto", precision: str = "auto", batc
     """
     module, card = load_model(resolve(ref), "unet")
     assert isinstance(module, UNet)
-    return Segmenter(module, _view(card), card["sha256"], Engine(device, precision, batch_size))
+    return Segmenter(module, view_of(card), card["sha256"], Engine(device, precision, batch_size))
 
 
 def _load_member(ref: str, config: ClassifierConfig) -> Member:
@@ -91,7 +91,7 @@ def _load_member(ref: str, config: ClassifierConfig) -> Member:
     if path.suffix == ".safetensors":
         module, card = load_model(path, "classifier")
         assert isinstance(module, ClassifierNet)
-        view, digest, labels, always_stochastic = _view(card), str(card["sha256"]), card.get("labels"), False
+        view, digest, labels, always_stochastic = view_of(card), str(card["sha256"]), card.get("labels"), False
         if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
             raise WeightsError(f"the card of {path} holds no valid labels: a list of names")
         tree = _read_tree(path, card.get("tree"))
@@ -165,7 +165,8 @@ def _override(view: View, config: ClassifierConfig) -> View:
         raise ConfigError(f"classifier.view_zoom: {error}") from None
 
 
-def _view(card: dict[str, Any]) -> View:
+def view_of(card: Mapping[str, Any]) -> View:
+    """View that a model's card asks for; WeightsError if it has no valid one."""
     try:
         return View(**card["view"])
     except (KeyError, TypeError, ValueError) as error:

@@ -66,7 +66,8 @@ def sums(columns: Mapping[str, npt.NDArray[Any]], weights: Floats) -> dict[str, 
 def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
     """Divide; NaN where there is nothing to divide by."""
     above, below = np.broadcast_arrays(np.asarray(numerator, np.float64), np.asarray(denominator, np.float64))
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+    result: Floats = np.divide(above, below, out=np.full(above.shape, np.nan), where=below != 0)
+    return result
 
 
 def as_json(value: Any) -> Any:
@@ -92,4 +93,4 @@ def _spread(drawn: Floats) -> Floats:
     count = known.sum(0)
     mean = ratio(np.where(known, drawn, 0).sum(0), count)
     squares = np.where(known, np.square(drawn - mean), 0).sum(0)
-    return np.sqrt(ratio(squares, np.maximum(count - 1, 0)))
+    return np.asarray(np.sqrt(ratio(squares, np.maximum(count - 1, 0))))

@@ -151,7 +151,7 @@ def simulate_votes(
 def simulate_labels(probabilities: Floats, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Draw a class for each galaxy from the predicted probabilities, shape (N, classes)."""
     reached = probabilities.cumsum(1) > rng.random(len(probabilities))[:, None] * probabilities.sum(1, keepdims=True)
-    return reached.argmax(1)
+    return np.asarray(reached.argmax(1))
 
 
 def _beta_binomial_steps(k: Floats, n: Floats, a: Floats, b: Floats) -> tuple[Floats, Floats]:

@@ -79,7 +79,7 @@ def evaluate_classes(
 def _columns(p: Floats, is_class: npt.NDArray[np.bool_], picked: npt.NDArray[np.bool_]) -> dict[str, Floats]:
     """What each galaxy adds to the sums that figures are made of."""
     confidence = p.max(1, keepdims=True)
-    right = (is_class & picked).any(1)
+    right: npt.NDArray[np.bool_] = np.asarray((is_class & picked).any(1))
     return {
         "right": right.astype(np.float64),
         "log_loss": -np.log(np.clip((p * is_class).sum(1), LEAST_PROBABILITY, 1)),

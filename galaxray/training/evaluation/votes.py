@@ -67,7 +67,7 @@ def evaluate_votes(
     counts, alpha = np.asarray(votes, np.int64), np.asarray(concentrations, np.float64)
     fractions = posterior.fractions(alpha, tree)
     log_p = posterior.log_likelihood(counts, alpha, tree)
-    steps = vote_steps(counts, alpha, tree)
+    below, at = vote_steps(counts, alpha, tree)
     rng = np.random.default_rng(seed)
     overall: Columns = {}
     floors, questions = [], {}
@@ -77,7 +77,7 @@ def evaluate_votes(
         enough = given.sum(1) >= max(1, min_votes)
         columns = _columns(predicted, given, enough)
         columns |= _likelihoods(question, given, -log_p[:, index])
-        columns |= _intervals(*(step[:, span] for step in steps), enough)
+        columns |= _intervals(below[:, span], at[:, span], enough)
         floors.append(_floor(predicted, given.sum(1), alpha[:, span], rng))
         confusion = _confusion(predicted, given, enough)
         found = estimates(partial(_figures_of, columns), len(counts), replicates, seed)
@@ -143,7 +143,7 @@ def _columns(fractions: Floats, votes: Counts, enough: npt.NDArray[np.bool_]) ->
 
 def _likelihoods(question: Question, votes: Counts, nll: Floats) -> Columns:
     """Negative log-likelihoods of the model, of the best constant, and of the fractions that were observed."""
-    voted = votes.any(1)
+    voted: npt.NDArray[np.bool_] = np.asarray(votes.any(1))
     constant, saturated = np.zeros(len(votes)), np.zeros(len(votes))
     if voted.any():
         alone = DecisionTree(question.name, (replace(question, start=0),))
