@@ -111,6 +111,7 @@ def plan_run(
         "config_digest": _digest(fixed),
         "settings": public_settings(config.model_dump(mode="json")),
         "catalog": {"uri": without_secrets(config.catalog), "fingerprint": fingerprint, "rows": num_rows},
+        "along": _along(catalog),
         "models": models,
         "rows_per_unit": rows_per_unit,
         "num_units": math.ceil(num_rows / rows_per_unit),
@@ -132,7 +133,7 @@ def find_run(config: RunConfig, catalog: Catalog, models: dict[str, Any]) -> Run
     """
     run = open_run(config.output)
     if run is not None:
-        _require_same(run, _fixed_settings(config), catalog.fingerprint(), models, config.compute.rows_per_unit)
+        _require_same(run, config, catalog, models)
     elif open_folder(config.output).list("annotations"):
         raise RunMismatchError(f"{config.output} holds annotations but no run.json: use another --output")
     return run
@@ -211,14 +212,19 @@ def _digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _require_same(
-    run: Run, fixed: dict[str, Any], fingerprint: str, models: dict[str, Any], rows_per_unit: int | None
-) -> None:
+def _along(catalog: Catalog) -> dict[str, Any]:
+    """What is read along with the catalogue's rows, as JSON values."""
+    return catalog.extras.record if catalog.extras is not None else {}
+
+
+def _require_same(run: Run, config: RunConfig, catalog: Catalog, models: dict[str, Any]) -> None:
+    fixed, rows_per_unit = _fixed_settings(config), config.compute.rows_per_unit
     differences = [
         *_differences(run.record["config"], fixed),
+        *_differences(run.record.get("along", {}), _along(catalog)),
         *_differences(run.record["models"], models, "model "),
     ]
-    if run.record["catalog"]["fingerprint"] != fingerprint:
+    if run.record["catalog"]["fingerprint"] != catalog.fingerprint():
         differences.append("the catalogue's content has changed")
     if rows_per_unit not in (None, run.rows_per_unit):
         differences.append(f"compute.rows_per_unit was {run.rows_per_unit}, is {rows_per_unit}")

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from galaxray.batches import Batch, from_table
 from galaxray.errors import RunError, RunMismatchError
-from galaxray.schema import TRANSIENT_STATUSES
+from galaxray.schema import EXTRAS, TRANSIENT_STATUSES
 from galaxray.storage import Folder, open_folder
 from galaxray.units import UNIT_NAME, RecordReader, UnitRecord, unit_name
 
@@ -151,9 +151,7 @@ class Run:
     def read_unit(self, unit: int, *, retry: bool = False) -> Batch:
         """Rows of a unit as the catalogue gives them; with ``retry`` only those whose status is transient."""
         folder = self.folder
-        part, group = divmod(unit, UNITS_PER_PART)
-        with folder.open(part_name(part)) as file:
-            batch = from_table(pq.ParquetFile(file).read_row_group(group))
+        batch = from_table(self._read_catalog(unit, along=False))
         batch["attempts"] = np.zeros(len(batch["row_index"]), dtype=np.int16)
         if retry:
             with folder.open(unit_name(unit)) as file:
@@ -162,6 +160,24 @@ class Run:
             batch["attempts"] = before["attempts"]
             batch = {name: values[again] for name, values in batch.items()}
         return batch
+
+    def read_extras(self, unit: int) -> pa.Table:
+        """Further columns of the catalogue that the run was planned with, for the rows of a unit."""
+        rows = self._read_catalog(unit, along=True).combine_chunks()
+        return pa.Table.from_batches(map(pa.RecordBatch.from_struct_array, rows[EXTRAS].chunks))
+
+    def read_finished(self, unit: int, columns: Sequence[str]) -> pa.Table:
+        """Columns of a finished unit."""
+        with self.folder.open(unit_name(unit)) as file:
+            return pq.read_table(file, columns=list(columns))
+
+    def _read_catalog(self, unit: int, *, along: bool) -> pa.Table:
+        """Rows of a unit in the checked catalogue: what is read along, or all the rest."""
+        part, group = divmod(unit, UNITS_PER_PART)
+        with self.folder.open(part_name(part)) as stream:
+            file = pq.ParquetFile(stream)
+            names = [name for name in file.schema_arrow.names if (name == EXTRAS) is along]
+            return file.read_row_group(group, columns=names)
 
     def commit(self, unit: int, table: pa.Table, *, retry: bool = False) -> Committed:
         """Write a finished unit, unless it is there; with ``retry`` its rows replace those that the file has."""

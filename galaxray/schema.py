@@ -15,7 +15,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from galaxray.batches import Batch
 
-__all__ = ["COLUMNS", "TRANSIENT_STATUSES", "Column", "Status", "describe_column", "is_reserved", "to_table"]
+__all__ = ["COLUMNS", "EXTRAS", "TRANSIENT_STATUSES", "Column", "Status", "describe_column", "is_reserved", "to_table"]
 
 
 class Status(StrEnum):
@@ -85,6 +85,10 @@ _NAMED_BY_MODEL = (
     ("_probability", "probability of this class"),
 )
 """Endings of columns that a model names, and what they mean."""
+
+EXTRAS = "extras"
+"""Column of the checked catalogue that holds what is read along, a struct: its names are the catalogue's, and may be
+any. It is no column of the table."""
 
 _CATALOG_COLUMNS = ("row_index", "object_id", "ra_deg", "dec_deg", "status", "error", "attempts")
 _IMAGE_COLUMNS = ("image_url", "image_sha256", "image_width", "image_height", "pixel_scale_arcsec", "image")

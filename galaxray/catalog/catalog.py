@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from galaxray.catalog.angles import arcsec_factor, declinations, notation, right_ascensions
 from galaxray.catalog.columns import Column, Columns, find_columns
+from galaxray.catalog.extras import Extras
 from galaxray.catalog.files import CatalogFiles, describe_failure, find_files
 from galaxray.catalog.formats import open_table
+from galaxray.catalog.regroup import first_rows, regroup
 from galaxray.catalog.table import Table
 from galaxray.catalog.values import as_identifiers, as_text, read_numbers
 from galaxray.config import CatalogConfig
 from galaxray.display import printable
 from galaxray.errors import CatalogError
-from galaxray.schema import Status
+from galaxray.schema import EXTRAS, Status
 
 __all__ = ["Catalog", "open_catalog"]
 
@@ -86,6 +88,8 @@ class Catalog:
         None for text and VOTable, where only reading tells.
     has_coordinates : bool
         Whether there are columns with positions.
+    extras : Extras or None
+        Further columns that are read along; see `read_along`.
     """
 
     def __init__(
@@ -102,11 +106,13 @@ class Catalog:
         self.columns = columns
         self.num_rows = table.num_rows
         self.has_coordinates = columns.ra is not None
+        self.extras: Extras | None = None
         self._files = files
         self._table = table
         self._need_coordinates = need_coordinates
         self._folder = _folder_of(files.uri) if anchor_paths else None
         self._warned: set[str] = set()
+        self._check_slice: Callable[[pa.RecordBatch], None] = lambda rows: None
         self._positions = sorted({position for column in _found(columns) for position in column.positions}) or [0]
         if columns.ra is not None and columns.dec is not None:
             self._ra = notation("ra", columns.ra.unit, config.angle_unit, self._label(columns.ra))
@@ -129,7 +135,39 @@ class Catalog:
             fields["pixel_scale_arcsec"] = pa.float64()
         if self.columns.size is not None:
             fields["size_arcsec"] = pa.float64()
+        if self.extras is not None:
+            fields[EXTRAS] = self.extras.type
         return pa.schema(list(fields.items()))
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of all columns of the table."""
+        return tuple(field.name for field in self._table.fields)
+
+    def read_along(
+        self,
+        columns: Mapping[str, str],
+        missing: Sequence[str] = (),
+        check: Callable[[pa.RecordBatch], None] = lambda rows: None,
+    ) -> None:
+        """Have further columns read along with the checked rows, in the column ``extras`` of the slices, a struct.
+
+        Parameters
+        ----------
+        columns : mapping of str to str
+            Names for the values, and the columns that they are read from.
+        missing : sequence of str
+            Values that stand for a missing one, e.g. ``-9999``; see `Extras`.
+        check : callable
+            Called with each slice before it is given; raises if it is not to be used.
+
+        Raises
+        ------
+        CatalogError
+            If there is no such column; the message names the nearest.
+        """
+        self.extras = Extras(self.uri, self._table.fields, columns, missing)
+        self._check_slice = check
 
     def fingerprint(self) -> str:
         """SHA-256 that changes when the catalogue's content does.
@@ -172,14 +210,19 @@ class Catalog:
             ``row_index`` int64, ``object_id`` string (never null: ``row-<row_index>`` where the catalogue has none),
             ``ra_deg`` in [0, 360) and ``dec_deg`` in [-90, 90] float64 (NaN where they cannot be used), ``status``
             ``ok`` or ``bad_coordinates``, ``error`` string (null when ok); where the catalogue has such columns
-            ``path`` string, ``pixel_scale_arcsec`` and ``size_arcsec`` float64 (NaN where there is no value above 0).
+            ``path`` string, ``pixel_scale_arcsec`` and ``size_arcsec`` float64 (NaN where there is no value above 0);
+            ``extras``, a struct of what is read along.
 
         Raises
         ------
         CatalogError
             If the file is damaged or ends too early; the message names the row that was reached.
         """
-        return _regroup(self._checked_batches(limit), rows)
+        if self.extras is not None and not self.extras.is_settled:
+            self.extras.settle(first_rows(limit, self._read(self.extras.positions)))
+        for piece in regroup(self._checked_batches(limit), rows):
+            self._check_slice(piece)
+            yield piece
 
     def describe(self) -> str:
         """Say what was found: the format, and which column is taken for what, with its first value."""
@@ -205,22 +248,20 @@ class Catalog:
 
     def _checked_batches(self, limit: int | None) -> Iterator[pa.RecordBatch]:
         first = 0
-        for batch in self._read():
-            if limit is not None:
-                batch = batch.slice(0, limit - first)
+        along = () if self.extras is None else self.extras.positions
+        for batch in first_rows(limit, self._read([*self._positions, *along])):
             try:
                 checked = self._check(batch, first)
             except pa.ArrowException as error:  # more text than an array can hold
                 raise CatalogError(f"{self.uri}: rows from {first} on: {describe_failure(error)}") from error
             yield checked
             first += batch.num_rows
-            if first == limit:
-                return
 
-    def _read(self) -> Iterator[pa.RecordBatch]:
-        """Read the needed columns as they are in the file."""
+    def _read(self, positions: Sequence[int]) -> Iterator[pa.RecordBatch]:
+        """Read columns as they are in the file; one may be asked for twice."""
         reached = 0
-        batches = self._table.batches(self._positions)
+        different = list(dict.fromkeys(positions))
+        batches = self._table.batches(different)
         while True:
             try:
                 batch = next(batches, None)
@@ -230,6 +271,11 @@ class Catalog:
             if batch is None:
                 return
             reached += batch.num_rows
+            if len(different) < len(positions):
+                batch = pa.RecordBatch.from_arrays(
+                    [batch.column(different.index(position)) for position in positions],
+                    names=[str(place) for place in range(len(positions))],
+                )
             yield batch
 
     def _check(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
@@ -251,6 +297,8 @@ class Catalog:
             columns["pixel_scale_arcsec"] = self._arcsec(batch, self.columns.pixel_scale)
         if self.columns.size is not None:
             columns["size_arcsec"] = self._arcsec(batch, self.columns.size)
+        if self.extras is not None:
+            columns[EXTRAS] = self.extras.read(batch.columns[len(self._positions) :])
         return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
 
     def _identifiers(self, batch: pa.RecordBatch, row_index: pa.Array, first: int) -> pa.Array:
@@ -319,27 +367,6 @@ def _with_exceptions(length: int, usual: str | None, exceptions: dict[int, str])
     values = np.full(length, usual, dtype=object)
     values[list(exceptions)] = list(exceptions.values())
     return pa.array(values, pa.string())
-
-
-def _regroup(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Cut and join batches so that each has ``rows`` rows, but for the last."""
-    parts: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        while batch.num_rows:
-            part = batch.slice(0, rows - count)
-            parts.append(part)
-            count += part.num_rows
-            batch = batch.slice(part.num_rows)
-            if count == rows:
-                yield _joined(parts)
-                parts, count = [], 0
-    if parts:
-        yield _joined(parts)
-
-
-def _joined(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
-    return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
 
 
 def _found(columns: Columns) -> list[Column]:

@@ -280,3 +280,28 @@ def test_another_precision_is_another_run(tmp_path):
     plan(config.model_copy(update={"compute": config.compute.model_copy(update={"precision": "bf16"})}))
     with pytest.raises(RunMismatchError, match=r"precision was 'bf16', is 'fp32'.*--compute\.precision bf16"):
         plan(config.model_copy(update={"compute": config.compute.model_copy(update={"precision": "fp32"})}))
+
+
+def plan_along(config: RunConfig, labels: dict[str, str]) -> Run:
+    catalog = open_catalog(config.catalog)
+    catalog.read_along(labels, ["9"])
+    return plan_run(config, catalog, {}, versions={})
+
+
+def test_what_is_read_along_waits_in_the_run_folder(tmp_path, output):
+    path = tmp_path / "c.csv"
+    path.write_text("\n".join(["object_id,ra,dec,image", *(f"g{i},{i},1,{i}" for i in range(70))]) + "\n")
+    config = RunConfig(catalog=str(path), output=output, compute={"rows_per_unit": 32})
+
+    run = plan_along(config, {"the label": "image"})
+
+    assert "extras" not in run.read_unit(1)
+    assert run.read_extras(1)["the label"].to_pylist() == list(range(32, 64))
+    assert run.read_extras(0)["the label"].to_pylist()[8:11] == [8, None, 10]
+    run.commit(2, finished(run, 2))
+    assert run.read_finished(2, ["object_id", "status"]).to_pylist()[0] == {"object_id": "g64", "status": "ok"}
+    assert plan_along(config, {"the label": "image"}).run_id == run.run_id
+    with pytest.raises(RunMismatchError, match=r"labels\.the label was 'image', is 'dec'"):
+        plan_along(config, {"the label": "dec"})
+    with pytest.raises(RunMismatchError, match=r"labels was .* is None; missing was"):
+        plan(config)
