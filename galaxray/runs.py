@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,17 @@ from galaxray.schema import EXTRAS, TRANSIENT_STATUSES
 from galaxray.storage import Folder, open_folder
 from galaxray.units import UNIT_NAME, RecordReader, UnitRecord, unit_name
 
-__all__ = ["UNITS_PER_PART", "Committed", "Listing", "Run", "UnitRecord", "open_run", "part_name", "unit_name"]
+__all__ = [
+    "UNITS_PER_PART",
+    "Committed",
+    "Listing",
+    "Run",
+    "UnitRecord",
+    "open_run",
+    "part_name",
+    "run_of",
+    "unit_name",
+]
 
 UNITS_PER_PART = 256
 """Units in one file of the checked catalogue: few enough that its footer stays small."""
@@ -101,9 +112,13 @@ class Run:
     rows_per_unit: int
     record: dict[str, Any]
 
-    @property
+    @cached_property
     def folder(self) -> Folder:
+        """The run folder, opened once in each process: a client of S3 takes an eighth of a second of CPU to make."""
         return open_folder(self.output)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "folder"}
 
     def listing(self, *, strict: bool = True) -> Listing:
         """List the files of finished units.
@@ -217,19 +232,23 @@ def open_run(output: str) -> Run | None:
     if not folder.exists("run.json"):
         return None
     try:
-        record = json.loads(folder.read("run.json"))
-        return Run(
-            output=folder.root,
-            run_id=record["run_id"],
-            num_rows=record["catalog"]["rows"],
-            num_units=record["num_units"],
-            rows_per_unit=record["rows_per_unit"],
-            record=record,
-        )
+        return run_of(folder.root, json.loads(folder.read("run.json")))
     except (ValueError, KeyError, TypeError) as error:
         raise RunMismatchError(
             f"{output}/run.json was not written by galaxray ({error!r}): use another --output"
         ) from error
+
+
+def run_of(output: str, record: dict[str, Any]) -> Run:
+    """The run that a record (the content of ``run.json``) tells of; KeyError or TypeError if it is none."""
+    return Run(
+        output=output,
+        run_id=record["run_id"],
+        num_rows=record["catalog"]["rows"],
+        num_units=record["num_units"],
+        rows_per_unit=record["rows_per_unit"],
+        record=record,
+    )
 
 
 def _replace_rows(old: pa.Table, new: pa.Table) -> pa.Table:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.data.exceptions import ExecutionTimeoutError
+from ray.data.exceptions import ExecutionTimeoutError, SystemException
 from ray.exceptions import RayError
 
 from galaxray.batches import Batch, num_rows, pack, unpack
@@ -44,6 +44,10 @@ __all__ = ["annotate", "annotated"]
 
 THUMBNAILS = 400
 """Pictures that are kept for the report."""
+
+ACTOR_STARTS = 4
+"""Times that an actor of a stage is started in vain, one after the other, before the run ends: a node may be lost, or a
+process killed, just then. Ray itself starts only those again that had come up."""
 
 Row = dict[str, np.ndarray]
 """A work unit as Ray Data hands it over: ``unit``, ``retry`` and ``batch``, arrays of length one."""
@@ -105,6 +109,7 @@ def annotated(
     context.execution_no_progress_timeout_s = math.ceil(stall_timeout_s)
     context.print_on_execution_start = False
     context.raise_original_map_exception = True
+    context.max_consecutive_actor_init_deaths = ACTOR_STARTS - 1
     bound_flight(context)
 
     # Several fetchers need one that grants them requests. A single one has that in its own process.
@@ -141,7 +146,7 @@ def _explain(error: BaseException) -> str:
     # What Ray raises is an instance of what it wraps, too: its layers are known by being its own.
     while isinstance(error, RayError) or not isinstance(error, GalaxrayError):
         cause = getattr(error, "cause", None) or error.__cause__
-        if cause is None:
+        if cause is None or isinstance(cause, SystemException):  # a mark of Ray Data's, which says nothing
             break
         error = cause
     if isinstance(error, GalaxrayError):  # it says what is to be said

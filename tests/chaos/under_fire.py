@@ -114,6 +114,8 @@ class RunUnderFire:
 
     def __post_init__(self) -> None:
         self.folder = open_folder(self.output)
+        # Twenty listings of S3 a second would keep the store and this process so busy that little is left for the run.
+        self.pause_s = 0.05 if isinstance(self.folder, LocalFolder) else 1.0
         self.before = set(self.folder.entries("annotations"))
         self.began = time.monotonic()
         self.log = self.scene.scratch / f"{re.sub(r'[^a-z0-9]', '-', self.output.lower())[-30:]}.log"
@@ -154,7 +156,7 @@ class RunUnderFire:
                 until, done = time.monotonic() + DEADLINE_S, now
             if time.monotonic() > until:
                 self._fail("came to nothing")
-            time.sleep(0.05)
+            time.sleep(self.pause_s)
         return found
 
     def _fail(self, how: str) -> NoReturn:

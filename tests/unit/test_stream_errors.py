@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 
-from ray.exceptions import RayTaskError
+from ray.data.exceptions import SystemException
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from galaxray.errors import RunError
 from pipelines.stream import _explain
@@ -31,3 +32,9 @@ def test_the_cause_of_an_error_of_ours_is_not_told_in_its_place():
     error = RunError("/disk: in words")
     error.__cause__ = OSError(28, "No space left on device")
     assert _explain(error) == "/disk: in words"
+
+
+def test_of_a_worker_that_died_it_is_told_that_it_did():
+    error = ActorDiedError()
+    error.__cause__ = SystemException()  # as Ray Data raises what is no fault of the user's code
+    assert _explain(error).startswith("a worker failed with ActorDiedError: The actor died")
