@@ -29,7 +29,7 @@ from galaxray.runs import Run, open_run
 from galaxray.schema import Status
 from galaxray.units import unit_name
 
-__all__ = ["defuse", "export_csv"]
+__all__ = ["defuse", "export_csv", "flat_table"]
 
 DANGEROUS_START = r"^[=+\-@\t\r\n'＝＋－＠]"  # also the full-width signs, which some spreadsheets take for the others
 
@@ -88,7 +88,7 @@ def export_csv(
             table = _read(run, unit, [*dict.fromkeys([*names, "status"])])
             if statuses is not None:
                 table = table.filter(pc.is_in(table["status"], pa.array(statuses, pa.string())))
-            table = _flat(table.select(names))
+            table = flat_table(table.select(names))
             writer = writer or pyarrow.csv.CSVWriter(file, table.schema)
             writer.write_table(table)
             rows += table.num_rows
@@ -128,7 +128,7 @@ def _chosen(schema: pa.Schema, columns: Sequence[str] | None) -> list[str]:
     return list(columns)
 
 
-def _flat(table: pa.Table) -> pa.Table:
+def flat_table(table: pa.Table) -> pa.Table:
     """Columns that CSV can hold, with names and texts that are no formulas."""
     return pa.Table.from_pydict(dict(_flat_columns(table)))
 

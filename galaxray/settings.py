@@ -10,7 +10,7 @@ import tomllib
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import (
@@ -25,10 +25,49 @@ from galaxray.config import RunConfig
 from galaxray.errors import ConfigError
 from galaxray.log import LogFormat
 
-__all__ = ["AnnotateSettings", "flag_names", "read_settings"]
+__all__ = [
+    "AnnotateSettings",
+    "AnySettings",
+    "ProgramSettings",
+    "clean_help",
+    "flag_names",
+    "read_settings",
+    "read_settings_of",
+]
 
 
-class AnnotateSettings(RunConfig, BaseSettings):
+class ProgramSettings(BaseSettings):
+    """Base of a program's settings: flags over a recipe, and nothing else."""
+
+    if TYPE_CHECKING:  # each program has these, where they belong among its flags
+        config: str | None
+        log: LogFormat
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        cli_kebab_case=False,
+        cli_implicit_flags=True,
+        cli_exit_on_error=False,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags only, over the recipe: an environment variable must not change what a run gives."""
+        return (init_settings,)
+
+
+class AnnotateSettings(RunConfig, ProgramSettings):
     """Annotate every galaxy of a catalogue: votes with error bars, embeddings, spiral-arm and bar masks.
 
     One Parquet row comes out for every catalogue row, in OUTPUT/annotations; a galaxy that has no good image gets the
@@ -52,42 +91,32 @@ class AnnotateSettings(RunConfig, BaseSettings):
     log: LogFormat = Field("text", description="What is told on stderr: lines, or JSON objects with the run's id.")
     retry_failed: bool = Field(False, description="Also do again the rows that were throttled or unreachable.")
 
-    model_config = SettingsConfigDict(
-        extra="forbid",
-        frozen=True,
-        cli_kebab_case=False,
-        cli_implicit_flags=True,
-        cli_exit_on_error=False,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags only, over the recipe: an environment variable must not change what a run gives."""
-        return (init_settings,)
+    model_config = ProgramSettings.model_config
 
     def run_config(self) -> RunConfig:
         """The part that decides what the run does."""
         return RunConfig.model_validate(self.model_dump(include=set(RunConfig.model_fields)))
 
 
-# argparse shows the docstring as it stands in the source, indentation and all.
-AnnotateSettings.__doc__ = inspect.cleandoc(AnnotateSettings.__doc__ or "")
+AnySettings = TypeVar("AnySettings", bound=ProgramSettings)
+
+
+def clean_help(model: type[BaseModel]) -> None:
+    """Take the indentation out of the docstring that ``--help`` shows: argparse would show it as it stands."""
+    model.__doc__ = inspect.cleandoc(model.__doc__ or "")
+
+
+clean_help(AnnotateSettings)
 
 
 METAVARS = {
     "catalog": "PATH",
     "output": "FOLDER",
+    "images": "FOLDER",
     "config": "FILE",
     "stages": "STAGE[,STAGE...]",
+    "labels": "COLUMN[,COLUMN...]",
+    "missing": "VALUE[,VALUE...]",
     "cutouts.requests_per_s": "{NUMBER,none}",
 }
 TYPES = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "{int,str}": "TEXT", "tuple[str,...]": "TEXT[,TEXT...]"}
@@ -103,10 +132,19 @@ def _add_argument(parser: ArgumentParser, *flags: str, **how: Any) -> Any:
 
 
 def read_settings(arguments: Sequence[str] | None = None, *, program: str | None = None) -> AnnotateSettings:
+    """Read the settings of ``annotate_catalog.py``; see `read_settings_of`."""
+    return read_settings_of(AnnotateSettings, arguments, program=program)
+
+
+def read_settings_of(
+    model: type[AnySettings], arguments: Sequence[str] | None = None, *, program: str | None = None
+) -> AnySettings:
     """Read flags, and the recipe that ``--config`` names.
 
     Parameters
     ----------
+    model : type of ProgramSettings
+        Its fields are the flags, its docstring what ``--help`` says.
     arguments : sequence of str, optional
         The command line without the program; ``sys.argv`` if left out.
     program : str, optional
@@ -119,18 +157,18 @@ def read_settings(arguments: Sequence[str] | None = None, *, program: str | None
     SystemExit
         After ``--help``.
     """
-    arguments = [_spelled(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    arguments = _with_negatives([_spelled(word) for word in (sys.argv[1:] if arguments is None else arguments)])
     try:
         flags = CliSettingsSource[Any](
-            AnnotateSettings, cli_parse_args=arguments, cli_prog_name=program, add_argument_method=_add_argument
+            model, cli_parse_args=arguments, cli_prog_name=program, add_argument_method=_add_argument
         )()
     except SettingsError as error:
-        raise ConfigError(_explain_flags(error, arguments)) from error
+        raise ConfigError(_explain_flags(error, arguments, model)) from error
     values = _merge(_read_recipe(flags["config"]), flags) if flags.get("config") is not None else flags
     try:
-        return AnnotateSettings.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain_values(error)) from error
+        raise ConfigError(_explain_values(error, model)) from error
 
 
 def _spelled(word: str) -> str:
@@ -139,6 +177,17 @@ def _spelled(word: str) -> str:
         return word
     name, equals, value = word.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _with_negatives(words: Sequence[str]) -> list[str]:
+    """``--missing -9999,-99`` as ``--missing=-9999,-99``: argparse would take the value for a flag."""
+    joined: list[str] = []
+    for word in words:
+        if re.match(r"-\d", word) and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _read_recipe(path: str) -> dict[str, Any]:
@@ -160,31 +209,33 @@ def _merge(recipe: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain_flags(error: SettingsError, arguments: Sequence[str]) -> str:
+def _explain_flags(error: SettingsError, arguments: Sequence[str], model: type[BaseModel]) -> str:
     text = str(error)
     _, _, unknown = text.partition("unrecognized arguments: ")
     if unknown:
         word = unknown.split()[0]
         if not word.startswith("--"):
             return f"{word!r} belongs to no flag: every value follows its flag, as in --catalog galaxies.fits"
-        return f"no flag {word.partition('=')[0]}{_nearest(word.partition('=')[0].lstrip('-'), '--')}"
+        return f"no flag {word.partition('=')[0]}{_nearest(word.partition('=')[0].lstrip('-'), '--', model)}"
     return text.removeprefix("error parsing CLI: ").strip()
 
 
-def _explain_values(error: ValidationError) -> str:
+def _explain_values(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
     match first["type"]:
         case "missing":
             return f"--{key} is missing; --help shows all flags"
         case "extra_forbidden":
-            return f"no setting {key!r}{_nearest(key, '')}"
+            return f"no setting {key!r}{_nearest(key, '', model)}"
+        case "value_error" if not key:  # of settings that do not go together
+            return str(first["ctx"]["error"])
         case _:
             return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def _nearest(name: str, prefix: str) -> str:
-    names = list(flag_names())
+def _nearest(name: str, prefix: str, model: type[BaseModel]) -> str:
+    names = list(flag_names(model))
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     # A forgotten section (--layer for --cutouts.layer) is the commonest slip.
     near = [full for full in names if full.rpartition(".")[2] == name] or near

@@ -21,10 +21,11 @@ import torch
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from galaxray.models.weights import load_model, resolve, save_model
+from galaxray.training.builtin_tasks import RECIPES, ModelName, SkyTask, make_task
 from galaxray.training.dataset import SkyDataset, open_dataset
-from galaxray.training.loop import LoopConfig, Report, train_loop
+from galaxray.training.loop import LoopConfig, Trainer
 from galaxray.training.program import run_program
-from galaxray.training.tasks import RECIPES, ModelName, SkyTask, make_task
+from galaxray.training.task import Report
 
 NOT_FIT_FOR = (
     "trained on synthetic images only: not for numbers about real galaxies",
@@ -71,7 +72,9 @@ class Arguments(BaseSettings):
         if self.start_from:
             task.network.load_state_dict(load_model(resolve(self.start_from))[0].state_dict())
         started = time.monotonic()
-        model = task.finished(train_loop(task, config, _print))
+        trainer = Trainer(task, config)
+        trainer.train(_print)
+        model = task.finished(trainer.finished())
         card = _card(self.model, task, config, train, time.monotonic() - started)
         print(f"wrote {save_model(self.output / self.model, model, card, half=True)}")
 

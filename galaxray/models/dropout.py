@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from galaxray.models.splitmix import mix, shift_right, signed
+
 __all__ = ["Draws", "RowDropout", "make_repeatable"]
 
 
@@ -60,13 +62,13 @@ class RowDropout(nn.Module):
         """Drop features of (N, ...) and scale the others up."""
         if self.draws.rows is None:
             return features
-        key = torch.tensor(_signed(self.draws.seed), dtype=torch.int64, device=features.device)
+        key = torch.tensor(signed(self.draws.seed), dtype=torch.int64, device=features.device)
         for number in (self.draws.number, self.layer):
-            key = _mix(key ^ number)
-        rows = _mix(self.draws.rows ^ key)
+            key = mix(key ^ number)
+        rows = mix(self.draws.rows ^ key)
         columns = torch.arange(features.shape[1:].numel(), device=features.device)
-        hashed = _mix(rows[:, None] + _mix(columns)[None, :])
-        keep = _shift(hashed, 40) >= int(self.p * 2**24)  # the upper 24 bits are a fraction
+        hashed = mix(rows[:, None] + mix(columns)[None, :])
+        keep = shift_right(hashed, 40) >= int(self.p * 2**24)  # the upper 24 bits are a fraction
         return features * keep.view_as(features) / (1 - self.p)
 
 
@@ -82,20 +84,3 @@ def make_repeatable(model: nn.Module, draws: Draws) -> list[str]:
     for number, (name, layer) in enumerate(found):
         model.set_submodule(name, RowDropout(layer.p, number, draws))
     return [name for name, _ in found]
-
-
-def _mix(word: Tensor) -> Tensor:
-    """SplitMix64's finalizer (Steele et al. 2014): 64 well mixed bits."""
-    word = (word ^ _shift(word, 30)) * _signed(0xBF58476D1CE4E5B9)
-    word = (word ^ _shift(word, 27)) * _signed(0x94D049BB133111EB)
-    return word ^ _shift(word, 31)
-
-
-def _shift(word: Tensor, bits: int) -> Tensor:
-    # torch shifts signed numbers with their sign; the hash is of unsigned ones
-    return (word >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(word: int) -> int:
-    word &= 2**64 - 1
-    return word - 2**64 if word >= 2**63 else word

@@ -1,4 +1,4 @@
-"""The three built-in models as tasks of `galaxray.training.loop.train_loop`."""
+"""The three built-in models as tasks of `galaxray.training.loop.Trainer`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from galaxray.models.classifier import ClassifierNet
 from galaxray.models.unet import UNet
 from galaxray.models.vae import VAE
 from galaxray.training.dataset import SkyDataset
-from galaxray.training.loop import LoopConfig, Report
+from galaxray.training.draws import StepDraws
+from galaxray.training.loop import LoopConfig
 from galaxray.training.losses import dirichlet_multinomial_loss, mask_loss, saturation_loss, vote_cross_entropy
 from galaxray.training.scores import MASK_NAMES, score_masks, score_votes
+from galaxray.training.task import Report, Stretch, everything
 from galaxray.trees import DecisionTree, load_tree
 
 __all__ = [
@@ -115,28 +117,29 @@ class SkyTask(ABC):
         """What the model's card says of its outputs."""
         return {}
 
-    def num_batches(self, batch_size: int) -> int:
-        """Count the batches of an epoch; a last one that is not full is left out."""
-        return max(1, len(self.rows) // batch_size)
+    @property
+    def num_images(self) -> int:
+        """Galaxies that are trained on."""
+        return len(self.rows)
 
-    def batches(self, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
-        """One epoch of augmented batches."""
-        order = self.rows[torch.randperm(len(self.rows), generator=generator).numpy()]
-        for index in range(self.num_batches(batch_size)):
-            rows = np.sort(order[index * batch_size : (index + 1) * batch_size])
-            # in the order of the file for the sake of the disk, then shuffled for the sake of `dihedral`
-            yield self.batch(rows[torch.randperm(len(rows), generator=generator).numpy()], generator)
+    def stretches(self, epochs: int) -> Sequence[Stretch]:
+        """Everything is trained from the beginning."""
+        return everything(self.model, epochs)
+
+    def batch(self, rows: np.ndarray, draws: StepDraws) -> tuple[Tensor, ...]:
+        """Augmented images of some galaxies, and what the loss needs beside them."""
+        return self.augmented(self.rows[rows], draws.generator())
 
     def finished(self, model: nn.Module) -> nn.Module:
         """Give the part of a trained model that is kept."""
         return model
 
     @abstractmethod
-    def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Augmented images of some galaxies, and what the loss needs beside them."""
+    def augmented(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """What `batch` gives, for rows of the data set."""
 
     @abstractmethod
-    def loss(self, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         """Mean loss of a batch; ``progress`` goes from 0 to 1 over the whole training."""
 
     @abstractmethod
@@ -190,13 +193,13 @@ class ClassifierTask(SkyTask):
         """The decision tree."""
         return {"tree": self.tree.name, "labels": list(self.tree.labels)}
 
-    def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def augmented(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Images, votes, and masks (N, 2, H / 4, W / 4)."""
         masks = functional.avg_pool2d(torch.from_numpy(self.train.masks[rows]).float().div_(255), 4)
         images, masks = dihedral([to_float(self.train.images[rows]), masks], generator)
         return jitter(images, generator), torch.from_numpy(self.train.votes[rows]).float(), masks
 
-    def loss(self, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         """Negative log-likelihood of the votes, and the error of the sketch; mean over galaxies.
 
         The likelihood alone gets stuck. Where volunteers agree on each galaxy, but what tells galaxies apart is not
@@ -205,7 +208,7 @@ class ClassifierTask(SkyTask):
         long the logits are kept where the sigmoid still slopes.
         """
         images, votes, masks = batch
-        logits, sketch = self.model(images)
+        logits, sketch = model(images)
         concentrations = self.head.activation(logits)
         loss = dirichlet_multinomial_loss(concentrations, votes, self.groups).mean()
         fading = max(0.0, 1 - progress / 0.6)
@@ -243,13 +246,13 @@ class VAETask(SkyTask):
         """Weight of the divergence."""
         return {"beta": self.beta}
 
-    def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def augmented(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Images, turned and mirrored only: they are the target too."""
         return tuple(dihedral([to_float(self.train.images[rows])], generator))
 
-    def loss(self, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         """Squared error plus beta times the divergence, mean over galaxies."""
-        output = self.model(batch[0])
+        output = model(batch[0])
         beta = self.beta * min(1.0, progress / 0.25)
         return VAE.loss(type(output)(*(t.float() for t in output)), batch[0], beta)[0]
 
@@ -259,7 +262,7 @@ class VAETask(SkyTask):
         with torch.inference_mode():
             for _, images in self.evaluation_images():
                 total += float((model(images).reconstruction - images).square().mean()) * len(images)
-        return {"validation_mse": total / len(self.validation)}
+        return {"validation_loss": total / len(self.validation)}
 
 
 class SegmenterTask(SkyTask):
@@ -282,20 +285,21 @@ class SegmenterTask(SkyTask):
         """The masks."""
         return {"masks": ["spiral", "bar"], "loss": "cross-entropy with fractions of volunteers + 0.1 Dice"}
 
-    def batch(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def augmented(self, rows: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Images and mask fractions (N, 2, H, W)."""
         masks = torch.from_numpy(self.train.masks[rows]).float().div_(255)
         images, masks = dihedral([to_float(self.train.images[rows]), masks], generator)
         return jitter(images, generator), masks
 
-    def loss(self, batch: tuple[Tensor, ...], progress: float) -> Tensor:
+    def loss(self, model: nn.Module, batch: tuple[Tensor, ...], progress: float) -> Tensor:
         """`mask_loss`, mean over galaxies."""
-        return mask_loss(self.model(batch[0]), batch[1]).mean()
+        return mask_loss(model(batch[0]), batch[1]).mean()
 
     def validate(self, model: nn.Module) -> Report:
-        """Compute the mean intersection over union of arms and of bars."""
-        scores = score_masks(self._predict(model), np.asarray(self.validation.masks))
-        return {f"validation_{name}": value for name, value in scores.items() if name.endswith("iou")}
+        """Compute the loss without augmentation, and the mean intersection over union of arms and of bars."""
+        predicted, loss = self._predict(model)
+        scores = score_masks(predicted, np.asarray(self.validation.masks))
+        return {"validation_loss": loss} | {f"validation_{name}": scores[name] for name in scores if "iou" in name}
 
     def finished(self, model: nn.Module) -> nn.Module:
         """Move the last biases so that the masks fit best, on the validation set, where they are cut at one half.
@@ -305,7 +309,7 @@ class SegmenterTask(SkyTask):
         """
         if not isinstance(model, UNet):
             raise TypeError(f"a UNet was trained, not a {type(model).__name__}")
-        predicted, volunteers = self._predict(model), np.asarray(self.validation.masks)
+        (predicted, _), volunteers = self._predict(model), np.asarray(self.validation.masks)
         scores = {cut: score_masks(predicted, volunteers, cut) for cut in range(64, 161, 8)}
         for channel, name in enumerate(MASK_NAMES):
             best = max(scores, key=lambda cut: np.nan_to_num(scores[cut][f"{name}_iou"]))
@@ -313,12 +317,15 @@ class SegmenterTask(SkyTask):
                 model.final.get_parameter("bias")[channel] -= math.log(best / (255 - best))
         return model
 
-    def _predict(self, model: nn.Module) -> npt.NDArray[np.uint8]:
-        predicted = np.empty(self.validation.masks.shape, np.uint8)
+    def _predict(self, model: nn.Module) -> tuple[npt.NDArray[np.uint8], float]:
+        """Masks of the validation set, and the mean loss."""
+        predicted, losses = np.empty(self.validation.masks.shape, np.uint8), []
         with torch.inference_mode():
             for rows, images in self.evaluation_images():
-                predicted[rows] = model(images).sigmoid().mul(255).round().byte().numpy()
-        return predicted
+                logits = model(images)
+                losses.append(mask_loss(logits, torch.from_numpy(self.validation.masks[rows] / np.float32(255))))
+                predicted[rows] = logits.sigmoid().mul(255).round().byte().numpy()
+        return predicted, float(torch.cat(losses).mean())
 
 
 def make_task(name: ModelName, train: SkyDataset, validation: SkyDataset, seed: int) -> SkyTask:
