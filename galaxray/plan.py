@@ -25,7 +25,7 @@ from galaxray.runs import UNITS_PER_PART, Run, open_run, part_name
 from galaxray.storage import Folder, open_folder
 from galaxray.storage_errors import storage_errors
 
-__all__ = ["choose_rows_per_unit", "find_run", "plan_run"]
+__all__ = ["choose_rows_per_unit", "find_run", "plan_run", "require_same_run"]
 
 MAX_ROWS_PER_UNIT = 1024
 """Bounds the memory of a unit (1,024 decoded images of 224 px are 154 MB) and what a crash can cost."""
@@ -133,7 +133,7 @@ def find_run(config: RunConfig, catalog: Catalog, models: dict[str, Any]) -> Run
     """
     run = open_run(config.output)
     if run is not None:
-        _require_same(run, config, catalog, models)
+        require_same_run(run, config, catalog, models)
     elif open_folder(config.output).list("annotations"):
         raise RunMismatchError(f"{config.output} holds annotations but no run.json: use another --output")
     return run
@@ -217,7 +217,8 @@ def _along(catalog: Catalog) -> dict[str, Any]:
     return catalog.extras.record if catalog.extras is not None else {}
 
 
-def _require_same(run: Run, config: RunConfig, catalog: Catalog, models: dict[str, Any]) -> None:
+def require_same_run(run: Run, config: RunConfig, catalog: Catalog, models: dict[str, Any]) -> None:
+    """Refuse to go on with a run that was made otherwise; RunMismatchError names the keys."""
     fixed, rows_per_unit = _fixed_settings(config), config.compute.rows_per_unit
     differences = [
         *_differences(run.record["config"], fixed),

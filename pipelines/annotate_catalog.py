@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # only the libr
 
 import psutil
 
-from galaxray.catalog import open_catalog
+from galaxray.catalog import Catalog, open_catalog
 from galaxray.config import RunConfig
 from galaxray.cutouts import check_cutouts
 from galaxray.display import without_secrets
@@ -27,13 +27,13 @@ from galaxray.images import View
 from galaxray.ledger import Counting, Ledger
 from galaxray.lock import RunLock
 from galaxray.log import Log
-from galaxray.modelset import describe_models, settle_precision
+from galaxray.modelset import ModelSet, describe_models, settle_precision
 from galaxray.plan import find_run, plan_run
 from galaxray.progress import RunProgress
 from galaxray.report import write_report
 from galaxray.runs import Listing, Run
 from galaxray.schema import TRANSIENT_STATUSES
-from galaxray.settings import AnnotateSettings, read_settings
+from galaxray.settings import AnnotateSettings, AnySettings, read_settings_of
 from galaxray.storage import open_folder
 from galaxray.storage_errors import storage_errors
 from galaxray.summary import Tally, failed_fraction, summarize, write_summary
@@ -50,14 +50,7 @@ def annotate(settings: AnnotateSettings, log: Log) -> int:
     # What cannot be used is refused before anything is written.
     refuse_paths_in_job(config)
     open_folder(config.output).check()
-    source = check_cutouts(config.cutouts)
-    catalog = open_catalog(
-        config.catalog,
-        config.columns,
-        need_coordinates=not source.required_columns.isdisjoint({"ra_deg", "dec_deg"}),
-        need_path="path" in source.required_columns,
-        anchor_paths=config.cutouts.path_template is None,
-    )
+    catalog = open_catalog_for(config)
     show_worker_logs = log.format == "text"  # nothing but JSON otherwise
     cluster = expected_cluster(config, show_worker_logs=show_worker_logs)
     pools = allot(config, **vars(cluster.most))
@@ -68,14 +61,41 @@ def annotate(settings: AnnotateSettings, log: Log) -> int:
         print(dry_run(config, catalog, models, cluster.describe(pools), run_there))
         return 0
     with storage_errors(config.output), RunLock(open_folder(config.output)) as lock:
-        run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog, log))
-        work = find_work(run, log, retry_failed=settings.retry_failed)
-        with work.counting:
-            if work.is_left():
-                with connect(config.compute, show_worker_logs=show_worker_logs) as cluster:
-                    stream_units(work, config, allot(config, **vars(cluster.most)), models.views, tally, lock)
-        work.ledger.verify(_tell_footers(run, log))
-        return finish(run, config, summarize(work.ledger, tally), log)
+        run, summary = work_off(config, catalog, models, lock, log, tally, retry_failed=settings.retry_failed)
+        return finish(run, config, summary, log)
+
+
+def open_catalog_for(config: RunConfig) -> Catalog:
+    """Open a run's catalogue, with the columns that its source of cutouts needs."""
+    source = check_cutouts(config.cutouts)
+    return open_catalog(
+        config.catalog,
+        config.columns,
+        need_coordinates=not source.required_columns.isdisjoint({"ra_deg", "dec_deg"}),
+        need_path="path" in source.required_columns,
+        anchor_paths=config.cutouts.path_template is None,
+    )
+
+
+def work_off(
+    config: RunConfig,
+    catalog: Catalog,
+    models: ModelSet,
+    lock: RunLock,
+    log: Log,
+    tally: Tally,
+    *,
+    retry_failed: bool,
+) -> tuple[Run, dict[str, Any]]:
+    """Plan the run, or go on with it, until every unit is there; the run and its summary."""
+    run = plan_run(config, catalog, models.record, versions=_versions(), on_rows=_tell_rows(config.catalog, log))
+    work = find_work(run, log, retry_failed=retry_failed)
+    with work.counting:
+        if work.is_left():
+            with connect(config.compute, show_worker_logs=log.format == "text") as cluster:
+                stream_units(work, config, allot(config, **vars(cluster.most)), models.views, tally, lock)
+    work.ledger.verify(_tell_footers(run, log))
+    return run, summarize(work.ledger, tally)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,22 +253,27 @@ def _now_and_then() -> Callable[[], bool]:
     return is_time
 
 
-def main() -> int:
-    """Turn what went wrong into one line and an exit status."""
+def run_program(model: type[AnySettings], program: Callable[[AnySettings, Log], int], name: str) -> int:
+    """Read the settings and run a program; what went wrong becomes one line and an exit status."""
     for stop in (signal.SIGINT, signal.SIGTERM):  # also where a parent process ignores SIGINT, as shells do for jobs
         signal.signal(stop, signal.default_int_handler)
     # Wrong flags are told in the form that they ask for.
     log = Log("json" if re.search(r"--log[= ]json\b", " ".join(sys.argv)) else "text")
     try:
-        settings = read_settings(program=Path(__file__).name)
+        settings = read_settings_of(model, program=name)
         log = Log(settings.log)
-        return annotate(settings, log)
+        return program(settings, log)
     except GalaxrayError as error:
         log.say("error", str(error), level="error", exit_status=error.exit_status)
         return error.exit_status
     except KeyboardInterrupt:
         log.say("interrupted", "interrupted: finished units are kept; the same command goes on where this one was")
         return RunError.exit_status
+
+
+def main() -> int:
+    """Turn what went wrong into one line and an exit status."""
+    return run_program(AnnotateSettings, annotate, Path(__file__).name)
 
 
 if __name__ == "__main__":

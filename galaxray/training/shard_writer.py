@@ -22,7 +22,7 @@ from galaxray.storage_errors import storage_errors
 from galaxray.training.shard_schema import conform, shard_schema
 from galaxray.training.splits import SPLITS, check_fractions, split_of
 
-__all__ = ["DATASET", "FORMAT", "SHARD_BYTES", "SHARD_ROWS", "Piece", "ShardWriter", "require_same"]
+__all__ = ["DATASET", "FORMAT", "SHARD_BYTES", "SHARD_ROWS", "Piece", "ShardWriter"]
 
 DATASET = "dataset.json"
 FORMAT = "galaxray-dataset-1"
@@ -65,8 +65,8 @@ class ShardWriter:
         }
         self.schema = shard_schema(labels)
 
-    def has(self, number: int) -> bool:
-        """Whether a piece is written.
+    def has(self, number: int, origin: str = "") -> bool:
+        """Whether a piece is written, from what ``origin`` tells.
 
         Raises
         ------
@@ -76,12 +76,34 @@ class ShardWriter:
         if not self.folder.exists(_piece_name(number)):
             return False
         record = self._record(number)
-        require_same(self.folder.root, record["settings"], self.settings)
-        return True
+        self.require_same(record["settings"])
+        return bool(record["origin"] == origin)
 
-    def piece(self, number: int) -> Piece:
-        """Begin a piece, in a ``with`` statement that ends it; the numbers count from 0."""
-        return Piece(self, number)
+    def require_same(self, record: Mapping[str, Any]) -> None:
+        """Refuse to go on with what was written with other settings; RunMismatchError names the keys."""
+        differences = [
+            f"{section}.{key} was {record[section].get(key)!r}, is {settings.get(key)!r}"
+            for section, settings in self.settings.items()
+            for key in record[section] | settings
+            if record[section].get(key) != settings.get(key)
+        ]
+        if differences:
+            raise RunMismatchError(
+                f"{self.folder.root} holds a data set that was made otherwise: {'; '.join(differences)}. "
+                "Use another --output, or the settings of that one to go on with it."
+            )
+
+    def piece(self, number: int, origin: str = "") -> Piece:
+        """Begin a piece, in a ``with`` statement that ends it.
+
+        Parameters
+        ----------
+        number : int
+            Counts from 0.
+        origin : str
+            Tells what it is made from, such as a digest; see `has`.
+        """
+        return Piece(self, number, origin)
 
     def finish(self, num_pieces: int, source: Mapping[str, Any], **about: Any) -> dict[str, Any]:
         """Write ``dataset.json``, which says that all pieces are there.
@@ -132,9 +154,10 @@ class ShardWriter:
 class Piece:
     """A part of a data set while it is written: on a local disk, until it is whole. Used in a ``with`` statement."""
 
-    def __init__(self, writer: ShardWriter, number: int) -> None:
+    def __init__(self, writer: ShardWriter, number: int, origin: str) -> None:
         self.writer = writer
         self.number = number
+        self.origin = origin
         self.num_rows = 0
         self.num_bytes = 0
         self._scratch = tempfile.TemporaryDirectory(prefix="galaxray-")
@@ -188,7 +211,7 @@ class Piece:
                 name = f"{split}-{self.number:05d}.parquet"
                 records.append({"name": name, **shard.close()})
                 folder.adopt(shard.path, name)
-            record = {"settings": self.writer.settings, "shards": records}
+            record = {"origin": self.origin, "settings": self.writer.settings, "shards": records}
             folder.write(_piece_name(self.number), json.dumps(record).encode())
 
 
@@ -235,21 +258,6 @@ class _Shard:
             average = max(1, table.nbytes // table.num_rows)
             self._file.write_table(table, row_group_size=max(1, min(GROUP_ROWS, GROUP_BYTES // average)))
             self._waiting = []
-
-
-def require_same(root: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuse a data set that was begun with other settings; RunMismatchError names the keys."""
-    differences = [
-        f"{section}.{key} was {old[section].get(key)!r}, is {new[section].get(key)!r}"
-        for section in new
-        for key in old[section] | new[section]
-        if old[section].get(key) != new[section].get(key)
-    ]
-    if differences:
-        raise RunMismatchError(
-            f"{root} holds a data set that was made otherwise: {'; '.join(differences)}. "
-            "Use another --output, or the settings of that one to go on with it."
-        )
 
 
 def _piece_name(number: int) -> str:

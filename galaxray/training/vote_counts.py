@@ -87,7 +87,10 @@ def count_votes(
             continue
         values = columns[label]
         if values.dtype == object:
-            _refuse(label, values, np.array([value is not None for value in values]), object_ids, "votes are numbers")
+            words = np.array([value is not None and not _is_number(value) for value in values])
+            numbers = np.array([value is not None for value in values])
+            _refuse(label, values, words if words.any() else numbers, object_ids, "votes are numbers")
+            values = np.full(len(values), np.nan)
         counts = np.where(np.isnan(values), 0.0, values)
         _refuse(label, values, counts < 0, object_ids, "votes count from 0 on (a missing value? --missing names it)")
         whole = np.isfinite(counts) & (counts == np.round(counts)) & (counts < 2**53)
@@ -96,6 +99,14 @@ def count_votes(
         votes[:, position] = counts
     _require_voters(votes, object_ids, tree)
     return votes
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _refuse(
