@@ -20,8 +20,9 @@ from galaxray.training.dataset import SkyDataset
 from galaxray.training.draws import StepDraws
 from galaxray.training.loop import LoopConfig
 from galaxray.training.losses import dirichlet_multinomial_loss, mask_loss, saturation_loss, vote_cross_entropy
+from galaxray.training.rates import Stretch, everything
 from galaxray.training.scores import MASK_NAMES, score_masks, score_votes
-from galaxray.training.task import Report, Stretch, everything
+from galaxray.training.task import Report
 from galaxray.trees import DecisionTree, load_tree
 
 __all__ = [

@@ -20,7 +20,8 @@ from galaxray.training.draws import StepDraws
 from galaxray.training.encoders import blocks_of
 from galaxray.training.loop import LoopConfig
 from galaxray.training.losses import dirichlet_multinomial_loss, saturation_loss, vote_cross_entropy
-from galaxray.training.task import Report, Stretch
+from galaxray.training.rates import Stretch
+from galaxray.training.task import Report
 from galaxray.trees import DecisionTree
 
 __all__ = ["Examples", "FinetuneConfig", "FinetuneTask"]

@@ -27,13 +27,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from galaxray.errors import ConfigError, RunError
 from galaxray.training.draws import StepDraws, epoch_order
-from galaxray.training.task import Report, Stretch, Task
+from galaxray.training.rates import Rates
+from galaxray.training.task import Report, Task
 from galaxray.training.workers import ALONE, Workers
 
 __all__ = ["LoopConfig", "Trainer"]
 
 PositiveInt = Annotated[int, Field(gt=0)]
-LEAST_RATE = 0.01  # of the peak, where the cosine ends
 
 
 class LoopConfig(BaseModel):
@@ -96,8 +96,9 @@ class Trainer:
             raise ConfigError(f"{task.num_images} images to train on, for {workers.count} workers: there must be more")
         self.steps_per_epoch = task.num_images // self.batch_size
         self.model: nn.Module = task.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.stretches = [stretch for stretch in task.stretches(config.epochs) if stretch.epochs]
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(), lr=config.learning_rate)
+        given = config.model_dump(include={"learning_rate", "warmup", "weight_decay"})
+        self.rates = Rates(self.model, task.stretches(config.epochs), **given)
+        self.optimizer = torch.optim.AdamW(self.rates.groups, lr=config.learning_rate)
         # batch statistics are averaged with the weights: they belong to each other
         self.averaged = AveragedModel(self.model, avg_fn=_moving_average(config.ema_decay), use_buffers=True)
         self.step = 0
@@ -136,10 +137,10 @@ class Trainer:
         saved = time.monotonic()
         while not self.is_over:
             epoch = self.step // self.steps_per_epoch
-            stretch, first = self._stretch_of(epoch)
-            model = self._prepared(stretch)
+            self.rates.begin_epoch(epoch)
+            model = self.model if self.workers.count == 1 else DistributedDataParallel(self.model)
             for batch in self._batches(epoch):
-                self._train_on(model, batch, stretch, first)
+                self._train_on(model, batch)
                 self.step += 1
                 progress.tell()
                 # Not between the last step of an epoch and its validation: what goes on begins with a step.
@@ -218,54 +219,8 @@ class Trainer:
     def _loop_settings(self) -> dict[str, Any]:
         return self.config.model_dump(mode="json", include=set(LoopConfig.model_fields))
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """One group for each factor of the learning rate in a stretch, matrices and vectors apart."""
-        groups: list[dict[str, Any]] = []
-        self._factors: list[list[float]] = []  # of each group, by stretch
-        for parameter in self.model.parameters():
-            factors = [_factor_in(stretch, parameter) for stretch in self.stretches]
-            # biases and normalisation are not to be pulled to zero
-            decay = self.config.weight_decay if parameter.ndim > 1 else 0.0
-            for known, group in zip(self._factors, groups, strict=True):
-                if known == factors and group["weight_decay"] == decay:
-                    group["params"].append(parameter)
-                    break
-            else:
-                groups.append({"params": [parameter], "weight_decay": decay})
-                self._factors.append(factors)
-        return groups
-
-    def _stretch_of(self, epoch: int) -> tuple[int, int]:
-        """Number of the stretch that an epoch is in, and its first step."""
-        first = 0
-        for number, stretch in enumerate(self.stretches):
-            if epoch < first + stretch.epochs:
-                return number, first * self.steps_per_epoch
-            first += stretch.epochs
-        raise AssertionError(f"epoch {epoch} is in no stretch")
-
-    def _prepared(self, stretch: int) -> nn.Module:
-        """The model with what this stretch trains, in training mode, shared with the other workers."""
-        for group, factors in zip(self.optimizer.param_groups, self._factors, strict=True):
-            for parameter in group["params"]:
-                parameter.requires_grad_(factors[stretch] > 0)
-                parameter.grad = None
-        self.model.train()
-        for module in self.model.modules():
-            # Batch statistics of what is frozen stay as they are: they belong to its weights.
-            own = list(module.parameters(recurse=False))
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and own and not own[0].requires_grad:
-                module.eval()
-        if self.workers.count == 1:
-            return self.model
-        shared: nn.Module = DistributedDataParallel(self.model)
-        return shared
-
-    def _train_on(self, model: nn.Module, batch: tuple[Tensor, ...], stretch: int, first: int) -> None:
-        steps = self.stretches[stretch].epochs * self.steps_per_epoch
-        rate = self.config.learning_rate * _schedule((self.step - first) / steps, self.config.warmup)
-        for group, factors in zip(self.optimizer.param_groups, self._factors, strict=True):
-            group["lr"] = rate * factors[stretch]
+    def _train_on(self, model: nn.Module, batch: tuple[Tensor, ...]) -> None:
+        self.rates.set(self.optimizer, self.step / self.steps_per_epoch)
         torch.manual_seed(self._draws(self.step).of_step())
         with torch.autocast(self.device.type, torch.bfloat16) if self.config.bf16 else nullcontext():
             loss = self.task.loss(model, batch, self.step / self.steps)
@@ -327,23 +282,11 @@ class Trainer:
         return shared
 
     def _has_lost_patience(self) -> bool:
-        patience, whole = self.config.patience, self.stretches[-1].epochs
+        patience, whole = self.config.patience, self.rates.stretches[-1].epochs
         losses = [figures["validation_loss"] for figures in self.history]
         if patience is None or len(losses) <= self.config.epochs - whole + patience:
             return False
         return min(losses[-patience:]) > min(losses[:-patience])
-
-
-def _factor_in(stretch: Stretch, parameter: nn.Parameter) -> float:
-    return next((factor for group, factor in stretch.groups if any(parameter is one for one in group)), 0.0)
-
-
-def _schedule(progress: float, warmup: float) -> float:
-    """Learning rate, as a part of its peak, after a part of the steps."""
-    if progress < warmup:
-        return max(LEAST_RATE, progress / warmup)
-    falling = (progress - warmup) / (1 - warmup)
-    return LEAST_RATE + (1 - LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * falling))
 
 
 def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:

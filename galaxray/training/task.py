@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
 from galaxray.training.draws import StepDraws
+from galaxray.training.rates import Stretch
 
-__all__ = ["Report", "Stretch", "Task", "everything"]
+__all__ = ["Report", "Task"]
 
 Report = dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """Epochs in which the same parameters are trained.
-
-    Attributes
-    ----------
-    epochs : int
-    groups : sequence of (sequence of Parameter, float)
-        What is trained, and the factor of its learning rate. Everything else is frozen.
-    """
-
-    epochs: int
-    groups: Sequence[tuple[Sequence[nn.Parameter], float]]
 
 
 class Task(Protocol):
@@ -53,8 +38,3 @@ class Task(Protocol):
 
     def validate(self, model: nn.Module) -> Report:
         """Figures of merit on images that are not trained on; ``validation_loss`` decides which weights are best."""
-
-
-def everything(model: nn.Module, epochs: int) -> list[Stretch]:
-    """One stretch in which every parameter is trained at the same rate."""
-    return [Stretch(epochs=epochs, groups=[(list(model.parameters()), 1.0)])]

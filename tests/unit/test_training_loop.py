@@ -17,7 +17,8 @@ from torch.nn import functional
 from galaxray.errors import ConfigError, RunError
 from galaxray.training.draws import StepDraws, epoch_order
 from galaxray.training.loop import LoopConfig, Trainer
-from galaxray.training.task import Report, Stretch, everything
+from galaxray.training.rates import Stretch, everything
+from galaxray.training.task import Report
 from galaxray.training.workers import Workers
 
 CONFIG = LoopConfig(epochs=3, batch_size=8, learning_rate=1e-2, seed=5, bf16=False, report_every_s=1e-9)
