@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from galaxray.dataset_settings import FetchSettings
 from galaxray.schema import COLUMNS, Status
 from galaxray.settings import AnnotateSettings, flag_names
 
@@ -32,7 +33,7 @@ def test_flags_of_the_program_exist(document):
     lines = [line.partition(" -- ")[2] if "ray job submit" in line else line for line in text.splitlines()]
     commands = [line for line in lines if not any(program in line for program in OTHER_PROGRAMS)]
     flags = {flag for line in commands for flag in re.findall(r"--([a-z][\w.-]*)", line)}
-    known = {*flag_names(), "working-dir", "help"}
+    known = {*flag_names(), *flag_names(FetchSettings), "working-dir", "help"}
     assert {flag.rstrip(".").replace("-", "_") for flag in flags} <= {name.replace("-", "_") for name in known}
 
 
