@@ -120,7 +120,10 @@ class Catalog:
 
     @property
     def schema(self) -> pa.Schema:
-        """Schema of the slices."""
+        """Schema of the slices; what is read along is known when the first slice is."""
+        return self._schema(self.extras)
+
+    def _schema(self, extras: Extras | None) -> pa.Schema:
         fields = {
             "row_index": pa.int64(),
             "object_id": pa.string(),
@@ -135,8 +138,8 @@ class Catalog:
             fields["pixel_scale_arcsec"] = pa.float64()
         if self.columns.size is not None:
             fields["size_arcsec"] = pa.float64()
-        if self.extras is not None:
-            fields[EXTRAS] = self.extras.type
+        if extras is not None:
+            fields[EXTRAS] = extras.type
         return pa.schema(list(fields.items()))
 
     @property
@@ -218,9 +221,9 @@ class Catalog:
         CatalogError
             If the file is damaged or ends too early; the message names the row that was reached.
         """
-        if self.extras is not None and not self.extras.is_settled:
-            self.extras.settle(first_rows(limit, self._read(self.extras.positions)))
-        for piece in regroup(self._checked_batches(limit), rows):
+        if self.extras is not None and not self.extras.is_settled(limit):
+            self.extras.settle(first_rows(limit, self._read(self.extras.positions)), limit)
+        for piece in regroup(self._checked_batches(limit, self.extras), rows):
             self._check_slice(piece)
             yield piece
 
@@ -228,7 +231,7 @@ class Catalog:
         """Say what was found: the format, and which column is taken for what, with its first value."""
         count = "rows not counted yet" if self.num_rows is None else f"{self.num_rows:,} rows"
         lines = [f"{self.uri}: {self._table.kind}, {count}, {len(self._table.fields)} columns"]
-        head = next(self.slices(rows=1000, limit=1000))
+        head = next(regroup(self._checked_batches(1000, None), 1000))
         names = {"object_id": "object_id", "ra": "ra_deg", "dec": "dec_deg", "path": "path"}
         names |= {"pixel_scale": "pixel_scale_arcsec", "size": "size_arcsec"}
         for role, name in names.items():
@@ -246,12 +249,12 @@ class Catalog:
     def _label(self, column: Column) -> str:
         return f"{self.uri}: column {column.name!r}"
 
-    def _checked_batches(self, limit: int | None) -> Iterator[pa.RecordBatch]:
+    def _checked_batches(self, limit: int | None, extras: Extras | None) -> Iterator[pa.RecordBatch]:
         first = 0
-        along = () if self.extras is None else self.extras.positions
+        along = () if extras is None else extras.positions
         for batch in first_rows(limit, self._read([*self._positions, *along])):
             try:
-                checked = self._check(batch, first)
+                checked = self._check(batch, first, extras)
             except pa.ArrowException as error:  # more text than an array can hold
                 raise CatalogError(f"{self.uri}: rows from {first} on: {describe_failure(error)}") from error
             yield checked
@@ -278,7 +281,7 @@ class Catalog:
                 )
             yield batch
 
-    def _check(self, batch: pa.RecordBatch, first: int) -> pa.RecordBatch:
+    def _check(self, batch: pa.RecordBatch, first: int, extras: Extras | None) -> pa.RecordBatch:
         """Rows as they leave the catalogue, from a batch as it is in the file."""
         row_index = pa.array(np.arange(first, first + batch.num_rows))
         ra, dec, problems = self._coordinates(batch)
@@ -297,9 +300,9 @@ class Catalog:
             columns["pixel_scale_arcsec"] = self._arcsec(batch, self.columns.pixel_scale)
         if self.columns.size is not None:
             columns["size_arcsec"] = self._arcsec(batch, self.columns.size)
-        if self.extras is not None:
-            columns[EXTRAS] = self.extras.read(batch.columns[len(self._positions) :])
-        return pa.RecordBatch.from_arrays(list(columns.values()), schema=self.schema)
+        if extras is not None:
+            columns[EXTRAS] = extras.read(batch.columns[len(self._positions) :])
+        return pa.RecordBatch.from_arrays(list(columns.values()), schema=self._schema(extras))
 
     def _identifiers(self, batch: pa.RecordBatch, row_index: pa.Array, first: int) -> pa.Array:
         numbered = pc.binary_join_element_wise("row", row_index.cast(pa.string()), "-")

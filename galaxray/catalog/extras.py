@@ -57,11 +57,11 @@ class Extras:
         self._missing_text = pa.array(["", *missing], pa.string())
         self._missing_numbers = np.array([_number(text) for text in missing])
         self._kinds: list[str] | None = None
+        self._settled_for: int | None = -1
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether it is known what each column holds."""
-        return self._kinds is not None
+    def is_settled(self, limit: int | None) -> bool:
+        """Whether it is known what each column holds in so many rows."""
+        return self._settled_for == limit
 
     @property
     def type(self) -> pa.DataType:
@@ -71,19 +71,22 @@ class Extras:
             [pa.field(name, pa.type_for_alias(kind)) for name, kind in zip(self.names, self._kinds, strict=True)]
         )
 
-    def settle(self, batches: Iterable[pa.RecordBatch]) -> None:
-        """Look at all rows to see what each column holds.
+    def settle(self, batches: Iterable[pa.RecordBatch], limit: int | None) -> None:
+        """Look at rows to see what each column holds.
 
         Parameters
         ----------
         batches : iterable of pyarrow.RecordBatch
             The columns at ``positions``, as they are in the file.
+        limit : int or None
+            How many rows these are; None for all.
         """
         found: list[set[str]] = [set() for _ in self.names]
         for batch in batches:
             for kinds, values, label in zip(found, batch.columns, self._labels, strict=True):
                 kinds |= self._kinds_in(values, label)
         self._kinds = [max(kinds, key=_KINDS.index) if kinds else "float64" for kinds in found]
+        self._settled_for = limit
 
     def read(self, columns: Sequence[pa.Array]) -> pa.StructArray:
         """Values as they are kept, from columns at ``positions`` as they are in the file.

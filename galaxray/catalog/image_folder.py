@@ -62,7 +62,7 @@ def describe_images(folder: str) -> tuple[str, int, tuple[str, ...]]:
             f"name a folder of images or of classes ({root.name}/{classes[0]})"
         )
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")  # or a name with # would be a comment
     writer.writerow(["id_str", "file_loc", *(["label"] if classes else [])])
     for name, path, label in zip(ids, paths, labels, strict=True):
         writer.writerow([name, f"{root}/{path}", *([label] if classes else [])])

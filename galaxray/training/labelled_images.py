@@ -197,9 +197,13 @@ class LabelledImages:
         done = 0
         with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
             # a group's bytes are in memory while it is decoded, and no others'
-            for count in threads.map(lambda job: decode_group(*job), self._by_group()):
-                done += count
-                on_rows(done)
+            try:
+                for count in threads.map(lambda job: decode_group(*job), self._by_group()):
+                    done += count
+                    on_rows(done)
+            except BaseException:  # the groups that wait are not waited for
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _by_group(self) -> Iterator[tuple[tuple[int, int], npt.NDArray[np.int64]]]:
         """Row groups that hold images of these galaxies, each with the indices of these."""

@@ -134,6 +134,8 @@ def test_only_the_rows_that_are_wanted_tell_what_a_column_holds(tmp_path):
     catalog = open_catalog(str(as_csv(tmp_path / "c.csv", {"x": [1, 2, "unknown"]})))
     catalog.read_along({"x": "x"})
     assert pa.Table.from_batches(catalog.slices(limit=2))["extras"].to_pylist() == [{"x": 1}, {"x": 2}]
+    assert "4 columns" in catalog.describe()
+    assert pa.Table.from_batches(catalog.slices())["extras"].to_pylist()[0] == {"x": "1"}
 
 
 def test_a_column_may_have_two_roles_and_another_name(tmp_path):

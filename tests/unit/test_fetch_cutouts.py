@@ -324,15 +324,18 @@ def test_a_folder_of_classes(tmp_path, run, capsys):
 
 
 def test_a_folder_without_classes(tmp_path, run):
-    folder = write_images(tmp_path / "photos", "g1.jpg", "g2.png")
+    names = ["g1.jpg", "g2.png", "#3.jpg", "4, 5.jpg", 'the "six".jpg', "seven\n#8.jpg"]
+    folder = write_images(tmp_path / "photos", *names)
     assert run("--images", folder, "--output", tmp_path / "data") == 0
-    assert open_shards(tmp_path / "data").all.columns == ()
+    images = open_shards(tmp_path / "data").all
+    assert images.columns == ()
+    assert sorted(f"{name}." for name in images.object_id) == sorted(name[:-3] for name in names)
 
 
 def test_images_of_the_same_name_are_told_apart_by_their_folder(tmp_path):
     folder = write_images(tmp_path / "photos", "a/1.jpg", "b/1.jpg", "b/2.jpg")
     text, num, classes = fetch_cutouts.describe_images(str(folder))
-    assert [line.split(",")[0] for line in text.splitlines()] == ["id_str", "a/1", "b/1", "b/2"]
+    assert [line.split('"')[1] for line in text.splitlines()] == ["id_str", "a/1", "b/1", "b/2"]
     assert (num, classes) == (3, ("a", "b"))
 
 
