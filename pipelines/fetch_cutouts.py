@@ -138,7 +138,7 @@ def tell_plan(config: RunConfig, catalog: Catalog, log: Log) -> int:
     pools = allot(config, **vars(cluster.most))
     print(dry_run(config, catalog, models, cluster.describe(pools), find_run(config, catalog, models.record)))
     if catalog.extras is not None:
-        shown = [f"{field.name} ({field.type})" for field in catalog.extras.type]
+        shown = [f"{name} ({kind})" for name, kind in label_kinds(pa.schema(list(catalog.extras.type))).items()]
         print(f"labels     {', '.join(shown[:40])}{f' and {len(shown) - 40} more' if len(shown) > 40 else ''}")
     return 0
 
