@@ -124,6 +124,9 @@ class ClassifierConfig(Section):
     """Model file (Zoobot ``.ckpt``, or ours), ``builtin:NAME`` or ``hf_hub:OWNER/NAME``; several make an ensemble."""
     passes: PositiveInt = 1
     """Monte Carlo dropout passes per model."""
+    orientations: Literal[1, 2, 4, 8] = 1
+    """Look at each image in so many orientations (as it is, mirrored, turned), as a galaxy has no up and down, and take
+    them all for equally likely: 8 are a little better than one, and take eight times as long."""
     tree: str | None = None
     """Decision tree, where the model file does not name it; e.g. ``gz_decals_5``."""
     tree_version: Literal["published", "corrected"] = "published"

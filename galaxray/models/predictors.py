@@ -17,6 +17,7 @@ from galaxray.images import View
 from galaxray.models.classifier import ClassifierNet, Task
 from galaxray.models.dropout import Draws, make_repeatable
 from galaxray.models.engine import Engine
+from galaxray.models.orientations import mirror_order, oriented
 from galaxray.models.unet import UNet
 from galaxray.models.vae import VAE
 from galaxray.trees import DecisionTree
@@ -67,6 +68,8 @@ class Classifier:
         self.precision = engine.precision
         self._engine = engine
         self._passes = config.passes
+        self._orientations = config.orientations
+        self._mirror_order = mirror_order(self.labels)
         self._draws = Draws(config.seed)
         self._members = [self._prepare(member) for member in members]
 
@@ -95,13 +98,18 @@ class Classifier:
         Returns
         -------
         float32 (N, A, D)
-            For each of A outputs, D = members x passes predictions: Dirichlet concentrations of a tree, probabilities
-            of classes, or values.
+            For each of A outputs, D = members x orientations x passes predictions: Dirichlet concentrations of a tree,
+            probabilities of classes, or values.
         """
 
         def predict(inputs: Tensor, galaxies: Tensor) -> tuple[Tensor]:
-            passes = [outputs for member in self._members for outputs in self._passes_of(member, inputs, galaxies)]
-            return (torch.stack(passes, dim=2),)
+            predictions = [
+                outputs[:, self._mirror_order] if number % 2 else outputs
+                for member in self._members
+                for number in range(self._orientations)
+                for outputs in self._passes_of(member, oriented(inputs, number), galaxies)
+            ]
+            return (torch.stack(predictions, dim=2),)
 
         (predictions,) = self._engine.run(predict, images, row_index.astype(np.int64, copy=False))
         return predictions.astype(np.float32, copy=False)

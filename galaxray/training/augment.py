@@ -7,8 +7,6 @@ its row and the epoch (`galaxray.training.draws`), not to the batch in which it 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -16,16 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-from galaxray.errors import ConfigError
-
-__all__ = ["NUM_DRAWS", "AugmentConfig", "augment", "mirror_order", "to_float"]
+__all__ = ["NUM_DRAWS", "AugmentConfig", "augment", "to_float"]
 
 NUM_DRAWS = 10
 """Random numbers that an image takes."""
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-HANDED = (("clockwise", "anticlockwise"), ("clockwise", "counterclockwise"), ("cw", "acw"), ("cw", "ccw"))
-"""Words for the two directions in which spiral arms may wind."""
 
 
 class AugmentConfig(BaseModel):
@@ -98,47 +92,3 @@ def _symmetries(images: Tensor, quarters: Tensor, mirrored: Tensor) -> Tensor:
         which = quarters == number
         turned[which] = torch.rot90(images[which], number, (2, 3))
     return torch.where(mirrored[:, None, None, None], turned.flip(3), turned)
-
-
-def mirror_order(labels: Sequence[str], swaps: Sequence[tuple[str, str]] | None = None) -> list[int]:
-    """Where each label's value is found when the image is mirrored: clockwise arms wind anticlockwise then.
-
-    Parameters
-    ----------
-    labels : sequence of str
-        E.g. ``P_CW`` and ``P_ACW``.
-    swaps : sequence of (str, str), optional
-        Pairs of labels; those that differ in nothing but a word for the direction, if left out.
-
-    Returns
-    -------
-    list of int
-        ``values[:, order]`` are those of the mirrored images.
-
-    Raises
-    ------
-    ConfigError
-        If a pair names a label that is not there.
-    """
-    order = list(range(len(labels)))
-    for first, second in _handed(labels) if swaps is None else swaps:
-        for label in (first, second):
-            if label not in labels:
-                raise ConfigError(f"--augment.swaps names {label!r}, which is no label: there are {', '.join(labels)}")
-        left, right = labels.index(first), labels.index(second)
-        order[left], order[right] = right, left
-    return order
-
-
-def _handed(labels: Sequence[str]) -> list[tuple[str, str]]:
-    plain = {label: re.sub(r"[^a-z0-9]+", "_", label.lower()) for label in labels}
-    words = {
-        label: re.sub("(anti|counter)_clockwise", r"\1clockwise", text).split("_") for label, text in plain.items()
-    }
-    return [
-        (first, second)
-        for first in labels
-        for second in labels
-        for left, right in HANDED
-        if left in words[first] and [right if word == left else word for word in words[first]] == words[second]
-    ]

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from galaxray.errors import ConfigError
 from galaxray.models.classifier import ClassifierNet, Task
-from galaxray.training.augment import NUM_DRAWS, AugmentConfig, augment, mirror_order, to_float
+from galaxray.models.orientations import mirror_order
+from galaxray.training.augment import NUM_DRAWS, AugmentConfig, augment, to_float
 from galaxray.training.draws import StepDraws
 from galaxray.training.encoders import blocks_of
 from galaxray.training.loop import LoopConfig

@@ -323,6 +323,22 @@ def test_ensemble(ring_model: str, tmp_path: Path) -> None:
         load([])
 
 
+def test_orientations(ring_model: str, tmp_path: Path) -> None:
+    turned = predict(ring_model, orientations=8)
+    assert turned.shape == (11, 2, 8)
+    np.testing.assert_array_equal(turned[..., 0], predict(ring_model)[..., 0])
+    model = load(ring_model)
+    for number, pictures in ((1, IMAGES[:, :, ::-1]), (2, IMAGES[:, ::-1, ::-1]), (3, IMAGES[:, ::-1])):
+        alone = model.predict(np.ascontiguousarray(pictures), ROWS)
+        np.testing.assert_allclose(turned[..., number], alone[..., 0], rtol=1e-4)
+    # In the mirror clockwise arms wind anticlockwise.
+    handed = save_classifier(tmp_path / "handed", "classes", 3)
+    both = predict(handed, labels=("cw", "other", "acw"), orientations=2)
+    mirrored = predict(handed, labels=("a", "b", "c"), orientations=2)
+    np.testing.assert_array_equal(both[..., 1], mirrored[:, [2, 1, 0], 1])
+    assert predict([ring_model, ring_model], passes=2, orientations=4).shape == (11, 2, 16)
+
+
 def test_embedder(tmp_path: Path) -> None:
     vae = VAE(latent_dim=6, size=64, channels=4).eval()
     model = models.load_embedder(

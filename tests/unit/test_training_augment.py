@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from galaxray.errors import ConfigError
-from galaxray.training.augment import NUM_DRAWS, AugmentConfig, augment, mirror_order, to_float
+from galaxray.models.orientations import NUM_ORIENTATIONS, mirror_order, oriented
+from galaxray.training.augment import NUM_DRAWS, AugmentConfig, augment, to_float
 
 NOTHING = AugmentConfig(rotate="none", mirror=False, zoom=0, shift=0, brightness=0, colour=0)
 
@@ -114,5 +115,14 @@ def test_directions_are_swapped_with_the_mirror() -> None:
     assert mirror_order(["Clockwise", "Anti-clockwise", "counter-clockwise-bar"]) == [1, 0, 2]
     assert mirror_order(["smooth", "cw"]) == [0, 1]
     assert mirror_order(["left", "right"], [("left", "right")]) == [1, 0]
-    with pytest.raises(ConfigError, match="'up', which is no label"):
+    with pytest.raises(ConfigError, match="'up' is to be swapped"):
         mirror_order(["left", "right"], [("left", "up")])
+
+
+def test_orientations_are_the_symmetries_of_a_square() -> None:
+    image = to_float(pictures(1))
+    seen = [oriented(image, number) for number in range(NUM_ORIENTATIONS)]
+    assert torch.equal(seen[0], image)
+    assert torch.equal(seen[1], image.flip(3))
+    assert not any(torch.equal(seen[i], seen[j]) for i in range(8) for j in range(i))
+    assert all(torch.equal(one.flatten().sort().values, image.flatten().sort().values) for one in seen)
