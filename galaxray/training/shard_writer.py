@@ -22,12 +22,12 @@ from galaxray.storage_errors import storage_errors
 from galaxray.training.shard_schema import conform, shard_schema
 from galaxray.training.splits import SPLITS, check_fractions, split_of
 
-__all__ = ["DATASET", "FORMAT", "SHARD_BYTES", "SHARD_ROWS", "Piece", "ShardWriter"]
+__all__ = ["DATASET", "FORMAT", "SHARD_BYTES", "SHARD_NAME", "SHARD_ROWS", "Piece", "ShardWriter"]
 
 DATASET = "dataset.json"
 FORMAT = "galaxray-dataset-1"
 _PIECE = re.compile(r"piece-\d{5,}\.json")
-_SHARD = re.compile(r"(train|val|test)-\d{5,}\.parquet")
+SHARD_NAME = re.compile(r"(train|val|test)-\d{5,}\.parquet")
 SHARD_BYTES = 256 * 2**20
 SHARD_ROWS = 100_000
 GROUP_ROWS = 256
@@ -143,7 +143,7 @@ class ShardWriter:
     def _tidy(self, shards: set[str]) -> None:
         """Remove what the finished data set does not need: records of pieces, and shards of one that was given up."""
         for name in self.folder.list(""):
-            if _PIECE.fullmatch(name) or (_SHARD.fullmatch(name) and name not in shards):
+            if _PIECE.fullmatch(name) or (SHARD_NAME.fullmatch(name) and name not in shards):
                 self.folder.remove(name)
 
     def _record(self, number: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from galaxray.storage import Folder, open_folder
 from galaxray.storage_errors import storage_errors
 from galaxray.training.labelled_images import LabelledImages, ShardFile
 from galaxray.training.shard_schema import FIXED_COLUMNS, label_kinds
-from galaxray.training.shard_writer import DATASET, FORMAT, SHARD_BYTES, SHARD_ROWS, ShardWriter
+from galaxray.training.shard_writer import DATASET, FORMAT, SHARD_BYTES, SHARD_NAME, SHARD_ROWS, ShardWriter
 from galaxray.training.splits import SPLITS, fold_of
 
 __all__ = ["FIXED_COLUMNS", "LabelledImages", "ShardWriter", "Shards", "open_shards", "write_shards"]
@@ -166,6 +166,9 @@ def open_shards(folder: Path | str) -> Shards:
         if record["format"] != FORMAT:
             raise ConfigError(f"{folder}/{DATASET} has the format {record['format']!r}; this version reads {FORMAT!r}")
         _ = record["digest"], dict(record["labels"]), dict(record["num"]), [s["rows"] for s in record["shards"]]
+        for shard in record["shards"]:
+            if not SHARD_NAME.fullmatch(shard["name"]):  # a data set may come from others: no file but its own is read
+                raise ValueError(f"a shard called {shard['name']!r}")
         return Shards(place.root, record)
     except UsageError:
         raise

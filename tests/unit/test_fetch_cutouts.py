@@ -220,6 +220,13 @@ def test_healed_rows_come_in_and_the_rest_stays(tmp_path, run, statuses, monkeyp
     assert run(*flags, "--retry-failed") == 0
 
 
+def test_units_make_pieces_up_to_a_size():
+    sizes = np.array([10, 10, 30, 50, 1, 1, 1])
+    assert list(fetch_cutouts.group_units(sizes, 32, shard_bytes=40, shard_rows=96)) == [[0, 1, 2], [3], [4, 5, 6]]
+    assert list(fetch_cutouts.group_units(sizes, 32, shard_bytes=10**9, shard_rows=64))[-1] == [6]
+    assert list(fetch_cutouts.group_units(sizes[:0], 32, shard_bytes=1, shard_rows=1)) == []
+
+
 def test_too_many_failures_are_an_exit_status(tmp_path, run, statuses):
     statuses |= {f"g{row}": Status.BLANK for row in range(20)}
     flags = ["--catalog", write_catalog(tmp_path / "c.csv"), "--output", tmp_path / "data", *QUICK, "--labels", "T"]

@@ -311,3 +311,11 @@ def test_a_shard_that_is_gone_or_damaged(tmp_path):
     path.unlink()
     with pytest.raises(ConfigError, match=r"train-00001\.parquet is gone"):
         _ = shards.all
+
+
+def test_a_record_leads_to_no_other_file(tmp_path):
+    write(tmp_path / "data")
+    path = tmp_path / "data" / "dataset.json"
+    path.write_text(path.read_text().replace("train-00000.parquet", "train-00000.parquet/../../x.parquet"))
+    with pytest.raises(ConfigError, match="was not written by galaxray"):
+        open_shards(tmp_path / "data")
