@@ -1,14 +1,4 @@
-"""Score a model on labelled images that it was not trained on: figures with errors, plots, a page, the model's card.
-
-    python training/evaluate.py --model out/model --data shards/ --update-card
-    python training/evaluate.py --model out1/model,out2/model --data shards/ --output both   # an ensemble
-    python training/evaluate.py --model out/model --data shards/ --fold 2 --folds 5          # of a cross-validation
-    python training/evaluate.py --model cv*/model.safetensors --data shards/ --out-of-fold --output cv
-    python training/evaluate.py --model FinetuneableZoobotTree.ckpt --data shards/ --passes 5
-
-Writes OUTPUT/metrics.json, OUTPUT/README.md and plots (PNG). A model is not scored on galaxies that its card says it
-was trained on. What each figure means: docs/evaluation.md.
-"""
+"""Score a model on labelled images that it was not trained on. ``--help`` says how."""
 
 from __future__ import annotations
 
@@ -21,10 +11,9 @@ import json
 import shlex
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from galaxray import __version__
 from galaxray.config import ClassifierConfig
@@ -35,25 +24,36 @@ from galaxray.models.weights import read_card, resolve
 from galaxray.report.evaluation_page import figures_in_words, markdown, page, table_of_parts
 from galaxray.report.evaluation_plots import draw_plots
 from galaxray.report.model_card import complete_card
+from galaxray.settings import ProgramSettings, clean_help
 from galaxray.storage_errors import storage_errors
 from galaxray.training.evaluation import as_json
 from galaxray.training.evaluation.classifiers import Judged, join, judge, metrics_of, spec_of
 from galaxray.training.evaluation.held_out import HeldOut, held_out
 from galaxray.training.labels import LabelSpec
-from galaxray.training.program import lists_joined, run_program
+from galaxray.training.program import run_training
 from galaxray.training.shards import Shards, open_shards
 
 REPORT_EVERY_S = 5.0
 Cards = dict[str, Mapping[str, Any]]
 
 
-class Arguments(BaseSettings, LabelSpec):
-    """Score a model on labelled images that it was not trained on."""
+class EvaluateProgram(LabelSpec, ProgramSettings):
+    """Score a model on labelled images that it was not trained on: figures with errors, plots, the model's card.
 
-    model_config = SettingsConfigDict(
-        cli_kebab_case=True, cli_implicit_flags=True, env_prefix="GALAXRAY_EVALUATE_", use_attribute_docstrings=True
-    )
+    Writes OUTPUT/metrics.json, OUTPUT/README.md and plots (PNG). A model is not scored on galaxies that its card says
+    it was trained on. What each figure means: docs/evaluation.md.
 
+    For example:
+      evaluate.py --model out/model --data shards --update_card
+      evaluate.py --model out1/model,out2/model --data shards --output both    an ensemble
+      evaluate.py --model out/model --data shards --fold 2 --folds 5           of a cross-validation
+      evaluate.py --model cv*/model.safetensors --data shards --out_of_fold --output cv
+      evaluate.py --model FinetuneableZoobotTree.ckpt --data shards --passes 5
+
+    Exit status: 0 done; 2 bad input or settings; 1 any other failure.
+    """
+
+    config: str | None = Field(None, description="Recipe (TOML) with these same keys; flags win over it.")
     model: Annotated[tuple[str, ...], Field(min_length=1)]
     """Model file or its stem, builtin:NAME, or a Zoobot checkpoint; several make an ensemble."""
     data: str
@@ -73,15 +73,17 @@ class Arguments(BaseSettings, LabelSpec):
     """Only galaxies that fulfil a condition, "T >= 1 and T <= 7"; that of the model's card if left out, "" for all."""
     passes: Annotated[int, Field(gt=0)] = 1
     """Monte Carlo dropout passes per model."""
+    orientations: Literal[1, 2, 4, 8] = 1
+    """Look at each galaxy in so many orientations."""
     min_votes: Annotated[int, Field(gt=0)] = 10
     """Votes on a question from which fractions are compared (trees)."""
     replicates: Annotated[int, Field(ge=2)] = 200
     """Drawings of the bootstrap behind the standard errors."""
     seed: int = 0
     """Of the bootstrap and of dropout."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes a GPU if there is one; cpu, cuda."""
-    precision: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto`` is bf16 where the hardware has it; fp32, bf16."""
     cache: Path = Path("~/.cache/galaxray/pixels")
     """Where decoded images are kept, on a local disk."""
@@ -90,7 +92,9 @@ class Arguments(BaseSettings, LabelSpec):
     update_card: bool = False
     """Write the figures into the model's JSON card, and the card in Markdown beside it."""
 
-    def cli_cmd(self) -> None:
+    model_config = ProgramSettings.model_config
+
+    def run(self) -> None:
         """Predict, score, write, print."""
         output = self._output()
         cards = {ref: card_of(ref) for ref in self.model}
@@ -152,7 +156,8 @@ class Arguments(BaseSettings, LabelSpec):
     def _judge(self, refs: tuple[str, ...], held: HeldOut, card: Mapping[str, Any]) -> Judged:
         given = LabelSpec(**self.model_dump(include=set(LabelSpec.model_fields)))
         labels = self.classes or self.targets or None
-        config = ClassifierConfig(weights=refs, passes=self.passes, tree=self.tree, labels=labels, seed=self.seed)
+        how = self.model_dump(include={"passes", "orientations", "tree", "seed"})
+        config = ClassifierConfig(weights=refs, labels=labels, **how)
         model = load_classifier(refs, config, self.device, self.precision)
         started = last = time.monotonic()
 
@@ -166,7 +171,7 @@ class Arguments(BaseSettings, LabelSpec):
         return judge(model, held.images, spec_of(card, given), self.cache, say)
 
     def _command(self) -> str:
-        given = public_settings(self.model_dump(mode="json", exclude_defaults=True, exclude={"cache"}))
+        given = public_settings(self.model_dump(mode="json", exclude_defaults=True, exclude={"cache", "config"}))
         words = ["python", "training/evaluate.py"]
         for name, value in given.items():
             flag = f"--{name.replace('_', '-')}"
@@ -196,6 +201,9 @@ class Arguments(BaseSettings, LabelSpec):
                 print("card:    {}, {}".format(*complete_card(resolve(self.model[0]), metrics)))
 
 
+clean_help(EvaluateProgram)
+
+
 def card_of(ref: str) -> Mapping[str, Any]:
     """Card of a model; empty where its file has none, as Zoobot's checkpoints.
 
@@ -212,4 +220,4 @@ def card_of(ref: str) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    run_program(Arguments, lists_joined(sys.argv[1:], Arguments))
+    sys.exit(run_training(EvaluateProgram, EvaluateProgram.run, program=Path(__file__).name))

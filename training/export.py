@@ -1,24 +1,21 @@
-"""Write a model for other programs: ONNX (any batch) or torch's exported program, checked against the model at once.
-
-    python training/export.py --model out/model --output model.onnx
-    python training/export.py --model builtin:classifier --output classifier.pt2 --images my/galaxies/
-
-The card travels inside the file. What it takes: float32 (N, 3, size, size) in [0, 1]; size and zoom are on the card.
-A Zoobot ``.ckpt`` works as well; dropout that it would use in every prediction is left out.
-"""
+"""Write a model for other programs: ONNX, or torch's exported program. ``--help`` says how."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # only the library is installed, not the programs
 
 import io
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
 from torch import nn
 
 from galaxray import synthetic
@@ -28,28 +25,41 @@ from galaxray.models.checkpoint import load_checkpoint
 from galaxray.models.exchange import check_format, export_model
 from galaxray.models.load import ZOOBOT_SIZE, ZOOBOT_ZOOM, view_of
 from galaxray.models.weights import load_model, resolve
-from galaxray.training.program import run_program
+from galaxray.settings import ProgramSettings, clean_help
+from galaxray.training.program import run_training
 from galaxray.training.shards import open_shards
 
 NUM_IMAGES = 16
 SUFFIXES = (".jpg", ".jpeg", ".png", ".fits")
 
 
-class Arguments(BaseSettings):
-    """Write a model as ONNX or as torch's exported program, checked against the model at once."""
+class ExportProgram(ProgramSettings):
+    """Write a model as ONNX or as torch's exported program, checked against the model at once.
 
-    model_config = SettingsConfigDict(cli_kebab_case=True, env_prefix="GALAXRAY_EXPORT_", use_attribute_docstrings=True)
+    The file takes images of any batch, float32 (N, 3, size, size) in [0, 1], and holds the model's card. One that gives
+    other numbers than the model, by more than 0.0001, is not kept. Of a Zoobot checkpoint, dropout that it would use in
+    every prediction is left out.
 
+    For example:
+      export.py --model out/model --output model.onnx
+      export.py --model builtin:classifier --output classifier.pt2 --images my/galaxies
+
+    Exit status: 0 done; 2 bad input or settings; 1 any other failure, or other numbers.
+    """
+
+    config: str | None = Field(None, description="Recipe (TOML) with these same keys; flags win over it.")
     model: str
     """Model file or its stem, ``builtin:NAME``, or a Zoobot ``.ckpt``."""
     output: Path
     """File to write; ``.onnx`` or ``.pt2`` says the format."""
     images: Path | None = None
     """Folder of image files, or a data set, to compare on; galaxies of the synthetic sky if left out."""
-    size: int | None = None
+    size: Annotated[int, Field(gt=0)] | None = None
     """Width and height of the images that a Zoobot checkpoint shall take; 224 if left out."""
 
-    def cli_cmd(self) -> None:
+    model_config = ProgramSettings.model_config
+
+    def run(self) -> None:
         """Export, compare, print the largest differences."""
         check_format(self.output)
         module, card, view = self._load()
@@ -90,6 +100,9 @@ class Arguments(BaseSettings):
         return found
 
 
+clean_help(ExportProgram)
+
+
 def _png(picture: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
@@ -102,4 +115,4 @@ def _as_input(images: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.fl
 
 
 if __name__ == "__main__":
-    run_program(Arguments)
+    sys.exit(run_training(ExportProgram, ExportProgram.run, program=Path(__file__).name))

@@ -42,13 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("images", nargs="*", metavar="ID IMAGE", help="identifier and file of each galaxy, in turn")
     parser.add_argument("--model", action="append", required=True, help="model file or builtin:classifier")
     parser.add_argument("--folder", type=Path, help="all images of a folder instead")
-    parser.add_argument("--passes", type=int, default=1, help="Monte Carlo dropout passes")
+    parser.add_argument("--orientations", type=int, default=1, choices=(1, 2, 4, 8), help="look from so many sides")
     given = parser.parse_args(arguments)
     try:
         names, files = _images(given.images, given.folder)
-        if given.passes < 1:
-            raise ConfigError(f"--passes {given.passes}: at least 1")
-        model = load_classifier(given.model, ClassifierConfig(passes=given.passes))
+        model = load_classifier(given.model, ClassifierConfig(orientations=given.orientations))
         batch = Fetch(CutoutConfig(source="files"))(_batch(names, files))
         table = to_table(Classify(model)(Decode([model.view])(batch)))
         table = table.drop_columns([name for name in LEFT_OUT if name in table.column_names])

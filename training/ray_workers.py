@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +21,9 @@ from galaxray.training.task import Report
 from galaxray.training.workers import ALONE, Workers
 
 __all__ = ["WorkerSettings", "train_on_workers"]
+
+PROGRESS = "progress.jsonl"
+"""What the first worker tells, in the output folder, where the program reads it: the two may be on different nodes."""
 
 Train = Callable[[FinetuneSettings, Callable[[str, Report], None], Workers], Path]
 
@@ -83,7 +89,7 @@ def train_on_workers(
         cpus = workers.worker_cpus or max(0.1, round((cluster.most.num_cpus - 1) / workers.num_workers, 2))
         trainer = TorchTrainer(
             _in_worker,
-            train_loop_config={"train": train, "settings": settings, "say": say, "threads": threads},
+            train_loop_config={"train": train, "settings": settings, "threads": threads},
             scaling_config=ScalingConfig(
                 num_workers=workers.num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}
             ),
@@ -94,10 +100,39 @@ def train_on_workers(
             ),
         )
         try:
-            trainer.fit()
+            with _told(settings.output / PROGRESS, say):
+                trainer.fit()
         except TrainingFailedError as error:
             raise _explained(error) from error
     return settings.output / "model.safetensors"
+
+
+@contextmanager
+def _told(path: Path, say: Callable[[str, Report], None], pause_s: float = 0.5) -> Iterator[None]:
+    """Say what is appended to a file while the block goes on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    is_over = threading.Event()
+
+    def follow() -> None:
+        with path.open() as progress:
+            progress.seek(0, os.SEEK_END)
+            left = ""
+            while True:
+                was_over = is_over.wait(pause_s)
+                *lines, left = (left + progress.read()).split("\n")
+                for line in lines:
+                    say(*json.loads(line))
+                if was_over:
+                    return
+
+    thread = threading.Thread(target=follow, name="galaxray-progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _in_worker(config: dict[str, Any]) -> None:
@@ -110,7 +145,8 @@ def _in_worker(config: dict[str, Any]) -> None:
 
     def report(kind: str, figures: Report) -> None:
         if workers.is_first:
-            config["say"](kind, figures)
+            with (config["settings"].output / PROGRESS).open("a") as progress:
+                progress.write(json.dumps([kind, figures]) + "\n")
         if kind == "epoch":  # every worker must report as often as the others
             ray.train.report(figures)
 

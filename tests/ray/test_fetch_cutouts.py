@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from faulty_service import FaultyService
-from test_annotate_catalog import QUICK, ROOT, from_service, wait_for
+from test_annotate_catalog import QUICK, ROOT, from_service, processes_of, wait_for
 
 from galaxray.images import View
 from galaxray.training.labels import LabelSpec, targets_for
@@ -45,7 +47,8 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.timeout(400)
-def test_votes_and_cutouts_become_a_data_set_although_the_program_is_killed(tmp_path, service):
+def test_votes_and_cutouts_become_a_data_set_although_the_program_is_killed(tmp_path, service, monkeypatch):
+    monkeypatch.setenv("GALAXRAY_TEST_MARK", str(os.getpid()))
     gone = {f"{row * 0.01:.4f}" for row in (3, 77)}
     service.behaviour = lambda ask: "code:404" if f"{float(ask.query['ra']):.4f}" in gone else "slow:0.02"
     output = tmp_path / "data"
@@ -57,6 +60,10 @@ def test_votes_and_cutouts_become_a_data_set_although_the_program_is_killed(tmp_
     wait_for(lambda: len(list(fetched.glob("*.parquet"))) >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
+    until = time.monotonic() + 150
+    while processes_of(os.getpid()):
+        assert time.monotonic() < until, "Ray outlived the program"
+        time.sleep(0.2)
     kept = {path.name: path.read_bytes() for path in fetched.glob("*.parquet")}
     assert 2 <= len(kept) < 5
     assert not (output / "dataset.json").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from PIL import Image
 from galaxray.models.classifier import ClassifierNet
 from galaxray.models.vae import VAE
 from galaxray.models.weights import load_model, save_model
-from galaxray.training.program import run_program
+from galaxray.training.program import run_training
 from galaxray.training.shards import Shards, write_shards
 from galaxray.trees import load_tree
 
@@ -75,21 +76,21 @@ def model(stem: Path, shards: Shards, task: Any, outputs: int, settings: dict[st
     return str(save_model(stem, net, card)).removesuffix(".safetensors")
 
 
-def run(*arguments: str) -> None:
-    run_program(importlib.import_module("training.evaluate").Arguments, arguments)
+def run(*arguments: str) -> int:
+    program = importlib.import_module("training.evaluate").EvaluateProgram
+    return run_training(program, program.run, arguments, program="evaluate.py")
 
 
 def evaluate(ref: str, shards: Shards, tmp_path: Path, *arguments: str) -> dict[str, Any]:
     """Figures of a model; the output beside it, unless the arguments name another."""
-    run("--model", ref, "--data", shards.folder, "--cache", str(tmp_path / "cache"), "--replicates", "20", *arguments)
+    given = ("--model", ref, "--data", shards.folder, "--cache", str(tmp_path / "cache"), "--replicates", "20")
+    assert run(*given, *arguments) == 0
     place = arguments[arguments.index("--output") + 1] if "--output" in arguments else f"{ref}.evaluation"
     return dict(json.loads((Path(place) / "metrics.json").read_text()))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run(*arguments)
-    assert stopped.value.code == 2
+    assert run(*arguments) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     return message
@@ -151,6 +152,7 @@ def test_ensembles_and_passes(shards: Shards, tmp_path: Path, capsys: pytest.Cap
         shutil.copy(ref + suffix, tmp_path / f"b{suffix}")
     both = f"{ref},{tmp_path / 'b'}"
     same = evaluate(both, shards, tmp_path, "--output", str(tmp_path / "both"))
+    assert run("--model", ref, str(tmp_path / "b"), "--data", shards.folder, "--output", str(tmp_path / "both")) == 0
     assert same["overall"]["nll"]["value"] == pytest.approx(one["overall"]["nll"]["value"])
     assert "on the card of none" in refused(capsys, "--model", both, "--data", shards.folder, "--update-card")
     assert "with --output" in refused(capsys, "--model", both, "--data", shards.folder)
@@ -207,9 +209,18 @@ def test_mistakes(shards: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "none of" in refused(capsys, *given, "--where", "size > 100")
     assert "holds no finished data set" in refused(capsys, "--model", ref, "--data", str(tmp_path))
     assert "does not exist" in refused(capsys, "--model", "nowhere", "--data", shards.folder)
-    assert "--passes" in refused(capsys, *given, "--passes", "0")
+    assert "passes" in refused(capsys, *given, "--passes", "0")
+    assert "--splitt" in refused(capsys, *given, "--splitt", "val")
     vae = str(save_model(tmp_path / "vae", VAE(5, 32, 4), {"view": VIEW}))
     assert "is a vae; this program scores classifiers" in refused(capsys, "--model", vae, "--data", shards.folder)
     votes = model(tmp_path / "votes", shards, "regression", 1, {"targets": ["size", "mass"]})
     assert "1 outputs" in refused(capsys, "--model", votes, "--data", shards.folder)
     assert not list(tmp_path.glob("*.evaluation"))
+
+
+def test_flags_in_the_document_exist() -> None:
+    programs = [importlib.import_module("training.evaluate").EvaluateProgram]
+    programs.append(importlib.import_module("training.export").ExportProgram)
+    known = {name.replace("_", "-") for program in programs for name in program.model_fields}
+    flags = set(re.findall(r"--([a-z][a-z-]+)", (ROOT / "docs" / "evaluation.md").read_text()))
+    assert {"allow-training-split", "images"} <= flags <= known

@@ -19,7 +19,7 @@ from galaxray.models.exchange import CARD_KEY, export_model, output_names
 from galaxray.models.unet import UNet
 from galaxray.models.vae import VAE
 from galaxray.models.weights import save_model
-from galaxray.training.program import run_program
+from galaxray.training.program import run_training
 
 ROOT = Path(__file__).parents[2]
 HAS_ONNX = all(importlib.util.find_spec(name) for name in exchange.ONNX_PACKAGES)
@@ -98,17 +98,19 @@ def test_missing_packages_and_unknown_formats(tmp_path: Path, monkeypatch: pytes
 
 def test_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
-    from training.export import Arguments
+    from training.export import ExportProgram
 
     stem = tmp_path / "tiny"
     save_model(stem, VAE(5, 32, 4), {"view": {"size": 32, "zoom": 1.0}})
-    run_program(Arguments, ["--model", str(stem), "--output", str(tmp_path / "tiny.pt2")])
+
+    def run(*arguments: str) -> int:
+        return run_training(ExportProgram, ExportProgram.run, arguments, program="export.py")
+
+    assert run("--model", str(stem), "--output", str(tmp_path / "tiny.pt2")) == 0
     printed = capsys.readouterr().out
     assert "largest difference on 16 galaxies of the synthetic sky: " in printed
     assert (tmp_path / "tiny.pt2").is_file()
-    with pytest.raises(SystemExit) as stopped:
-        run_program(Arguments, ["--model", str(stem), "--output", "x.pt2", "--images", str(tmp_path)])
-    assert stopped.value.code == 2
+    assert run("--model", str(stem), "--output", "x.pt2", "--images", str(tmp_path)) == 2
     assert capsys.readouterr().err == (
         f"error: {tmp_path} holds no images (.jpg, .jpeg, .png, .fits) and no data set\n"
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import time
 from pathlib import Path
 
@@ -305,3 +306,12 @@ def test_what_is_read_along_waits_in_the_run_folder(tmp_path, output):
         plan_along(config, {"the label": "dec"})
     with pytest.raises(RunMismatchError, match=r"labels was .* is None; missing was"):
         plan(config)
+
+
+def test_a_worker_opens_the_folder_for_itself_and_only_once(tmp_path, output):
+    run = plan(RunConfig(catalog=write_catalog(tmp_path / "c.csv", 10), output=output))
+    assert run.folder is run.folder
+    sent = pickle.loads(pickle.dumps(run))
+    assert sent == run
+    assert "folder" not in vars(sent)  # a client of S3 has threads and sockets, which stay where they are
+    assert sent.read_unit(0)["object_id"].tolist() == [f"g{i}" for i in range(10)]
