@@ -74,8 +74,6 @@ class EvaluateProgram(LabelSpec, ProgramSettings):
     passes: Annotated[int, Field(gt=0)] = 1
     """Monte Carlo dropout passes per model."""
     orientations: Literal[1, 2, 4, 8] = 1
-    """Look at each image in so many orientations, as a run does with --classifier.orientations."""
-    orientations: Literal[1, 2, 4, 8] = 1
     """Look at each galaxy in so many orientations."""
     min_votes: Annotated[int, Field(gt=0)] = 10
     """Votes on a question from which fractions are compared (trees)."""
