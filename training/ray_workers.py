@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from galaxray.config import ComputeConfig
 from galaxray.errors import ConfigError, GalaxrayError, RunError
 from galaxray.memory import keep_freed_memory
-from galaxray.training.finetune import FinetuneSettings
 from galaxray.training.task import Report
+from galaxray.training.training_folder import MODEL, TrainingSettings
 from galaxray.training.workers import ALONE, Workers
 
 __all__ = ["WorkerSettings", "train_on_workers"]
@@ -25,7 +25,7 @@ __all__ = ["WorkerSettings", "train_on_workers"]
 PROGRESS = "progress.jsonl"
 """What the first worker tells, in the output folder, where the program reads it: the two may be on different nodes."""
 
-Train = Callable[[FinetuneSettings, Callable[[str, Report], None], Workers], Path]
+Settings = TypeVar("Settings", bound=TrainingSettings)
 
 
 class WorkerSettings(BaseModel):
@@ -45,7 +45,10 @@ class WorkerSettings(BaseModel):
 
 
 def train_on_workers(
-    train: Train, settings: FinetuneSettings, workers: WorkerSettings, say: Callable[[str, Report], None]
+    train: Callable[[Settings, Callable[[str, Report], None], Workers], Path],
+    settings: Settings,
+    workers: WorkerSettings,
+    say: Callable[[str, Report], None],
 ) -> Path:
     """Train a model.
 
@@ -53,7 +56,8 @@ def train_on_workers(
     ----------
     train : callable
         A function of a module that can be imported; it finds its checkpoint by itself.
-    settings : FinetuneSettings
+    settings : TrainingSettings
+        What it is called with.
     workers : WorkerSettings
     say : callable
         Shows figures, on the first worker.
@@ -104,7 +108,7 @@ def train_on_workers(
                 trainer.fit()
         except TrainingFailedError as error:
             raise _explained(error) from error
-    return settings.output / "model.safetensors"
+    return settings.output / MODEL
 
 
 @contextmanager

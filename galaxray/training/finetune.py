@@ -1,16 +1,10 @@
 """Finetuning from a data set to a model file that a run, the service and evaluation load by name.
 
-::
-
-    OUTPUT/model.safetensors, model.json   the best weights so far by the validation loss, and their card
-    OUTPUT/checkpoints/last.pt             everything that the training needs to go on
-    OUTPUT/finetune.json                   settings and data; a folder made with others is refused
-    OUTPUT/history.json                    figures of every epoch
+What is in the folder: `galaxray.training.training_folder`.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,27 +16,21 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from galaxray.errors import ConfigError, RunMismatchError
 from galaxray.images import View
-from galaxray.models.weights import save_model
-from galaxray.storage import LocalFolder
-from galaxray.storage_errors import storage_errors
 from galaxray.training.encoders import StartEncoder, find_encoder
 from galaxray.training.finetune_task import Examples, FinetuneConfig, FinetuneTask
 from galaxray.training.labels import LabelSpec, TaskName, output_names, select, targets_for
 from galaxray.training.loop import Trainer
 from galaxray.training.shards import LabelledImages, open_shards
 from galaxray.training.task import Report
+from galaxray.training.training_folder import FREE, TrainingFolder, decoded, device_named
 from galaxray.training.workers import ALONE, Workers
 from galaxray.trees import DecisionTree, load_tree
 
 __all__ = ["FinetuneSettings", "finetune"]
 
-CHECKPOINT = "checkpoints/last.pt"
 SPLITS = ("train", "val")
 SETTINGS = "finetune.json"
-FREE = {"output", "device", "report_every_s", "save_every_s", "cache"}
-"""Settings that change how a training goes, not what it gives."""
 
 
 class FinetuneSettings(FinetuneConfig, LabelSpec):
@@ -100,36 +88,18 @@ def finetune(settings: FinetuneSettings, report: Callable[[str, Report], None], 
     data = _labelled(settings)
     encoder = find_encoder(settings.encoder, settings.arch)
     view = View(settings.view_size or encoder.view.size, settings.view_zoom or encoder.view.zoom)
-    folder = LocalFolder(str(settings.output))
-    if workers.is_first:
-        _require_same(folder, _fixed(settings, data, encoder))
-    examples = {name: _examples(part, view, settings, workers) for name, part in data.parts.items()}
+    folder = TrainingFolder(settings.output, SETTINGS, workers)
+    folder.require_same(_fixed(settings, data, encoder))
+    examples = {
+        name: Examples(decoded(images, view, settings.cache, workers), targets)
+        for name, (images, targets) in data.parts.items()
+    }
     torch.manual_seed(settings.seed)
     names = data.names
     net = encoder.build(len(names), settings.task, dropout=settings.dropout, unit_interval=settings.unit_interval)
     task = FinetuneTask(net, examples["train"], examples["val"], names, settings, data.tree)
-    trainer = Trainer(task, settings, device=_device(settings.device), workers=workers)
-    if folder.exists(CHECKPOINT):
-        trainer.restore(folder.read(CHECKPOINT))
-    started = time.monotonic()
-    card = _card(settings, data, encoder, view)
-
-    def keep(kind: str, figures: Report) -> None:
-        report(kind, figures)
-        if kind == "epoch" and workers.is_first:
-            folder.write("history.json", json.dumps(trainer.history, indent=1).encode())
-
-    def save(state: bytes) -> None:
-        with storage_errors(str(settings.output)):
-            folder.write(CHECKPOINT, state)
-
-    trainer.train(keep, save)
-    weights = settings.output / "model.safetensors"
-    if workers.is_first:
-        card["training"] |= {"best": _best(trainer.history), "hours": round((time.monotonic() - started) / 3600, 2)}
-        weights = save_model(settings.output / "model", task.finished(trainer.finished()), card)
-    workers.share(None)  # nobody leaves before it is there
-    return weights
+    trainer = Trainer(task, settings, device=device_named(settings.device), workers=workers)
+    return folder.train(trainer, _card(settings, data, encoder, view), report, task.finished)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,57 +141,10 @@ def _has_label(task: TaskName, targets: npt.NDArray[Any]) -> npt.NDArray[np.bool
     return np.asarray(known.any(axis=1))
 
 
-def _examples(
-    part: tuple[LabelledImages, npt.NDArray[Any]], view: View, settings: FinetuneSettings, workers: Workers
-) -> Examples:
-    """Pixels and targets; the first worker decodes, and the others find its file where they share the disk."""
-    images, targets = part
-    if workers.is_first:
-        images.pixels(view, settings.cache)
-    workers.share(None)
-    return Examples(images.pixels(view, settings.cache), targets)
-
-
 def _fixed(settings: FinetuneSettings, data: _Labelled, encoder: StartEncoder) -> dict[str, Any]:
     fixed: dict[str, Any] = settings.model_dump(mode="json", exclude=FREE | {"data"})
     galaxies = {name: images.digest for name, (images, _) in data.parts.items()}
     return fixed | {"galaxies": galaxies, "encoder": encoder.source}
-
-
-def _require_same(folder: LocalFolder, fixed: dict[str, Any]) -> None:
-    """Refuse a folder in which something else was trained.
-
-    Raises
-    ------
-    RunMismatchError
-    """
-    folder.check()
-    if not folder.exists(SETTINGS):
-        folder.write(SETTINGS, json.dumps(fixed, indent=2).encode())
-        return
-    before = json.loads(folder.read(SETTINGS))
-    differences = [
-        f"{name} was {before.get(name)!r}, is {fixed.get(name)!r}"
-        for name in sorted(before.keys() | fixed.keys())
-        if before.get(name) != fixed.get(name)
-    ]
-    if differences:
-        raise RunMismatchError(
-            f"{folder.root} holds a training that was made otherwise: {'; '.join(differences)}. "
-            "Use another --output, or the settings of that one to go on with it."
-        )
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--device {name}: auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda, but torch finds no GPU here")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _best(history: list[Report]) -> Report:
-    return min(history, key=lambda figures: figures["validation_loss"])
 
 
 def _card(settings: FinetuneSettings, data: _Labelled, encoder: StartEncoder, view: View) -> dict[str, Any]:
