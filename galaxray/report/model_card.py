@@ -22,6 +22,9 @@ TASKS = {
     "regression": "numbers",
 }
 
+UNFIT = "galaxies unlike those of its training data: other surveys, depths, scales or selections"
+"""Of any model whose card says nothing."""
+
 
 def complete_card(weights: Path, metrics: Mapping[str, Any]) -> tuple[Path, Path]:
     """Write figures into a model's JSON card, and the card in Markdown beside it.
@@ -47,7 +50,7 @@ def complete_card(weights: Path, metrics: Mapping[str, Any]) -> tuple[Path, Path
     card["metrics"] = public_settings(as_json(_without_arrays(metrics)))
     for suffix, text in (
         (".json", json.dumps(card, indent=2) + "\n"),
-        (".md", model_page(weights.stem, card, metrics)),
+        (".md", model_page(str(card.get("name") or weights.stem), card, metrics)),
     ):
         path = weights.with_suffix(suffix)
         aside = path.with_name(f".{path.name}.part")
@@ -77,7 +80,7 @@ def model_page(name: str, card: Mapping[str, Any], metrics: Mapping[str, Any]) -
         "",
         "## Trained on",
         "",
-        *(markdown([["", "value"], *_facts(training)]) if training else ["The card does not say."]),
+        *(_facts(training) or ["The card does not say."]),
         "",
         "## Figures",
         "",
@@ -95,8 +98,7 @@ def model_page(name: str, card: Mapping[str, Any], metrics: Mapping[str, Any]) -
         "",
         "## Not fit for",
         "",
-        *(f"- {_plain(item)}" for item in unfit),
-        "- figures as good as these on images of another survey, depth, pixel scale or selection",
+        *(f"- {_plain(item)}" for item in unfit or [UNFIT]),
         "",
     ]
     return "\n".join(lines)
@@ -117,15 +119,22 @@ def _identity(card: Mapping[str, Any]) -> list[list[str]]:
     return [[name, value] for name, value in facts.items() if value]
 
 
-def _facts(training: Mapping[str, Any]) -> list[list[str]]:
+def _facts(training: Mapping[str, Any]) -> list[str]:
     """What a card says of the training, a line for each thing."""
-    lines = []
-    for name, value in training.items():
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{key} {item}" for key, item in value.items() if item not in (None, "", [], {}))
-        if value not in (None, ""):
-            lines.append([name, f"{value}"])
-    return lines
+    return [f"- {_plain(name)}: {_plain(_in_words(value))}" for name, value in training.items() if _says(value)]
+
+
+def _in_words(value: Any) -> str:
+    """A value of a card as one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_in_words(item)}" for key, item in value.items() if _says(item))
+    if isinstance(value, list):
+        return " ".join(map(_in_words, value))
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _says(value: Any) -> bool:
+    return value not in (None, "", [], {})
 
 
 def _without_arrays(value: Any) -> Any:
