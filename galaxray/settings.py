@@ -119,7 +119,15 @@ METAVARS = {
     "missing": "VALUE[,VALUE...]",
     "cutouts.requests_per_s": "{NUMBER,none}",
 }
-TYPES = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "{int,str}": "TEXT", "tuple[str,...]": "TEXT[,TEXT...]"}
+TYPES = {
+    "str": "TEXT",
+    "int": "INTEGER",
+    "float": "NUMBER",
+    "{int,str}": "TEXT",
+    "tuple[str,...]": "TEXT[,TEXT...]",
+    "tuple[int,...]": "INTEGER[,INTEGER...]",
+    "dict[str,str]": "NAME=TEXT",
+}
 
 
 def _add_argument(parser: ArgumentParser, *flags: str, **how: Any) -> Any:
@@ -176,7 +184,8 @@ def _spelled(word: str) -> str:
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
+    name = "--" + name[2:].replace("-", "_")
+    return re.sub("^--no_", "--no-", name) + equals + value  # argparse spells the opposite of a flag so
 
 
 def _with_negatives(words: Sequence[str]) -> list[str]:

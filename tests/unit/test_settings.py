@@ -33,6 +33,11 @@ def test_dotted_flags_lists_and_both_spellings():
     assert settings.classifier.weights == ("a.ckpt", "b.ckpt")
 
 
+@pytest.mark.parametrize("flag", ["--no-dry-run", "--no-dry_run", "--no_dry_run"])
+def test_what_is_on_can_be_turned_off(flag):
+    assert not read_settings([*NEEDED, "--dry-run", flag]).dry_run
+
+
 def test_stages_are_put_in_the_order_in_which_they_run():
     assert read_settings([*NEEDED, "--stages", "segment,classify,fetch"]).stages == ("fetch", "classify", "segment")
 
