@@ -20,7 +20,7 @@ from galaxray.training.task import Report
 from galaxray.training.training_folder import MODEL, TrainingSettings
 from galaxray.training.workers import ALONE, Workers
 
-__all__ = ["WorkerSettings", "train_on_workers"]
+__all__ = ["PROGRESS", "WorkerSettings", "explained", "told", "train_on_workers"]
 
 PROGRESS = "progress.jsonl"
 """What the first worker tells, in the output folder, where the program reads it: the two may be on different nodes."""
@@ -104,15 +104,15 @@ def train_on_workers(
             ),
         )
         try:
-            with _told(settings.output / PROGRESS, say):
+            with told(settings.output / PROGRESS, say):
                 trainer.fit()
         except TrainingFailedError as error:
-            raise _explained(error) from error
+            raise explained(error) from error
     return settings.output / MODEL
 
 
 @contextmanager
-def _told(path: Path, say: Callable[[str, Report], None], pause_s: float = 0.5) -> Iterator[None]:
+def told(path: Path, say: Callable[[str, Report], None], pause_s: float = 0.5) -> Iterator[None]:
     """Say what is appended to a file while the block goes on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -157,7 +157,7 @@ def _in_worker(config: dict[str, Any]) -> None:
     config["train"](config["settings"], report, workers)
 
 
-def _explained(error: Exception) -> GalaxrayError:
+def explained(error: Exception) -> GalaxrayError:
     """What a worker raised, without the layers around it."""
     failures = getattr(error, "worker_failures", {}) or {}
     for failure in failures.values():

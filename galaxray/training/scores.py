@@ -10,6 +10,7 @@ from galaxray import posterior
 from galaxray.trees import DecisionTree
 
 __all__ = [
+    "ACTIVE_VARIANCE",
     "HALF",
     "MASK_NAMES",
     "binary_scores",
@@ -23,6 +24,8 @@ AGREEMENT = 0.8
 MIN_VOTERS = 10
 MASK_NAMES = ("spiral", "bar")
 HALF = 128  # of 255
+ACTIVE_VARIANCE = 0.01
+"""A latent dimension is active if its mean varies more than this between images (Burda et al. 2016)."""
 
 
 def score_votes(
@@ -158,7 +161,7 @@ def pca_reconstruction_error(
 
 
 def score_reconstruction(
-    errors: npt.NDArray[np.floating], means: npt.NDArray[np.floating], active_above: float = 0.01
+    errors: npt.NDArray[np.floating], means: npt.NDArray[np.floating], active_above: float = ACTIVE_VARIANCE
 ) -> dict[str, float]:
     """Mean error of a VAE's reconstructions, and how many latent dimensions it uses.
 
