@@ -48,6 +48,8 @@ class VAEConfig(LoopConfig):
 
     epochs: Annotated[int, Field(gt=0)] = 60
     """Passes through the training images."""
+    batch_size: Annotated[int, Field(gt=0)] = 32
+    """Images per step, all workers together."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     """Peak of the schedule."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
