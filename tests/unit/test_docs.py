@@ -12,6 +12,7 @@ from galaxray.dataset_settings import FetchSettings
 from galaxray.schema import COLUMNS, Status
 from galaxray.settings import AnnotateSettings, flag_names
 from training.finetune import FinetuneProgram
+from training.train_vae import TrainVAEProgram
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -37,7 +38,8 @@ def test_flags_of_the_program_exist(document):
     lines = [line.partition(" -- ")[2] if "ray job submit" in line else line for line in text.splitlines()]
     commands = [line for line in lines if not any(program in line for program in OTHER_PROGRAMS)]
     flags = {flag for line in commands for flag in re.findall(r"--([a-z][\w.-]*)", line)}
-    known = {*flag_names(), *flag_names(FetchSettings), *flag_names(FinetuneProgram), "working-dir", "help"}
+    programs = (AnnotateSettings, FetchSettings, FinetuneProgram, TrainVAEProgram)
+    known = {*(name for program in programs for name in flag_names(program)), "working-dir", "help"}
     assert {flag.rstrip(".").replace("-", "_") for flag in flags} <= {name.replace("-", "_") for name in known}
 
 
