@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # only the libr
 from pydantic import Field
 
 from galaxray.settings import ProgramSettings, clean_help
-from galaxray.training.finetune import FinetuneSettings, finetune
+from galaxray.training.finetune import FinetuneSettings, finetune, require_trainable
 from galaxray.training.program import run_training
 from training.ray_workers import WorkerSettings, train_on_workers
 from training.say import say
@@ -51,6 +51,8 @@ def run(program: FinetuneProgram) -> None:
     """Train, with progress, and say where the model is."""
     settings = FinetuneSettings(**program.model_dump(include=set(FinetuneSettings.model_fields)))
     workers = WorkerSettings(**program.model_dump(include=set(WorkerSettings.model_fields)))
+    if workers.num_workers:
+        require_trainable(settings)
     print(f"model:   {train_on_workers(finetune, settings, workers, say)}")
 
 

@@ -27,7 +27,7 @@ from galaxray.training.training_folder import FREE, TrainingFolder, decoded, dev
 from galaxray.training.workers import ALONE, Workers
 from galaxray.trees import DecisionTree, load_tree
 
-__all__ = ["FinetuneSettings", "finetune"]
+__all__ = ["FinetuneSettings", "finetune", "require_trainable"]
 
 SPLITS = ("train", "val")
 SETTINGS = "finetune.json"
@@ -85,11 +85,8 @@ def finetune(settings: FinetuneSettings, report: Callable[[str, Report], None], 
     RunError
         If the loss is no number any more.
     """
-    data = _labelled(settings)
-    encoder = find_encoder(settings.encoder, settings.arch)
+    data, encoder, folder = _begun(settings, workers)
     view = View(settings.view_size or encoder.view.size, settings.view_zoom or encoder.view.zoom)
-    folder = TrainingFolder(settings.output, SETTINGS, workers)
-    folder.require_same(_fixed(settings, data, encoder))
     examples = {
         name: Examples(decoded(images, view, settings.cache, workers), targets)
         for name, (images, targets) in data.parts.items()
@@ -100,6 +97,26 @@ def finetune(settings: FinetuneSettings, report: Callable[[str, Report], None], 
     task = FinetuneTask(net, examples["train"], examples["val"], names, settings, data.tree)
     trainer = Trainer(task, settings, device=device_named(settings.device), workers=workers)
     return folder.train(trainer, _card(settings, data, encoder, view), report, task.finished)
+
+
+def require_trainable(settings: FinetuneSettings) -> None:
+    """Refuse what cannot be trained before workers are started, which would be started again for it.
+
+    Raises
+    ------
+    UsageError
+        As `finetune` does.
+    """
+    _begun(settings, ALONE)
+
+
+def _begun(settings: FinetuneSettings, workers: Workers) -> tuple[_Labelled, StartEncoder, TrainingFolder]:
+    """Labels, encoder and folder, which fit together."""
+    data = _labelled(settings)
+    encoder = find_encoder(settings.encoder, settings.arch)
+    folder = TrainingFolder(settings.output, SETTINGS, workers)
+    folder.require_same(_fixed(settings, data, encoder))
+    return data, encoder, folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 ::
 
-    OUTPUT/model.safetensors, model.json   the best weights so far by the validation loss, and their card
+    OUTPUT/model.safetensors, model.json   the best weights by the validation loss, and their card; written at the end
     OUTPUT/checkpoints/last.pt             everything that the training needs to go on
     OUTPUT/PROGRAM.json                    settings and data; a folder made with others is refused
     OUTPUT/history.json                    figures of every epoch
@@ -78,9 +78,13 @@ class TrainingFolder:
         Raises
         ------
         RunMismatchError
+        ConfigError
+            If it is no folder on a disk, or cannot be written to.
         """
         if not self.workers.is_first:
             return
+        if str(self.path).startswith(("s3:/", "http:/", "https:/")):  # what a path makes of an address
+            raise ConfigError(f"--output {self.path}: a training needs a folder on a disk, which all its workers share")
         self._folder.check()
         if not self._folder.exists(self.settings_name):
             self._folder.write(self.settings_name, json.dumps(fixed, indent=2).encode())
@@ -106,6 +110,8 @@ class TrainingFolder:
     ) -> Path:
         """Train to the end, from the checkpoint if there is one, and save the best model.
 
+        A training that is over and has its model is left as it is: figures may have been written into the card since.
+
         Parameters
         ----------
         trainer : Trainer
@@ -128,6 +134,8 @@ class TrainingFolder:
         """
         if self._folder.exists(CHECKPOINT):
             trainer.restore(self._folder.read(CHECKPOINT))
+        if self.workers.share(trainer.is_over and self._folder.exists("model.json")):  # written after the weights
+            return self.path / MODEL
         started = time.monotonic()
 
         def keep(kind: str, figures: Report) -> None:

@@ -182,7 +182,13 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(tmp_path, data, enco
     assert load_model(weights)[1]["sha256"] == load_model(whole)[1]["sha256"]
     histories = [json.loads((path.parent / "history.json").read_text()) for path in (whole, weights)]
     assert histories[0] == histories[1]
-    # Run once more it has nothing to do, and says the same.
+    # Run once more it has nothing to do, and leaves alone what was written into the card since.
+    card = weights.with_suffix(".json")
+    card.write_text(card.read_text().replace('"task"', '"metrics": {"accuracy": 1}, "task"', 1))
+    assert finetune(again, ignore) == weights
+    assert load_model(weights)[1]["metrics"] == {"accuracy": 1}
+    # Killed before the card was written, it writes model and card.
+    card.unlink()
     assert load_model(finetune(again, ignore))[1]["sha256"] == load_model(whole)[1]["sha256"]
 
 
@@ -190,6 +196,12 @@ def test_a_folder_holds_one_training(tmp_path, data, encoder) -> None:
     finetune(settings(data, tmp_path / "m", encoder, epochs=1, head_epochs=1), ignore)
     with pytest.raises(RunMismatchError, match=r"dropout was 0\.1, is 0\.2"):
         finetune(settings(data, tmp_path / "m", encoder, epochs=1, head_epochs=1, dropout=0.2), ignore)
+
+
+def test_an_address_is_no_folder(data, encoder) -> None:
+    with pytest.raises(ConfigError, match="a folder on a disk"):
+        finetune(settings(data, Path("s3://bucket/model"), encoder), ignore)
+    assert not Path("s3:").exists()
 
 
 def test_what_cannot_be_trained_on_is_refused_before_it_begins(tmp_path, data, encoder) -> None:
@@ -249,6 +261,7 @@ def test_program(tmp_path, data, encoder, capsys) -> None:
     for wrong, word in (
         (["--column", "kind"], "rules for the classes"),
         (["--dat", "x"], "did you mean --data"),
+        (["--column", "kind", "--num-workers", "2"], "rules for the classes"),
         (["--epochs", "0"], "epochs = '0': input should be greater than 0"),
     ):
         assert run_training(FinetuneProgram, run, [*words, *wrong], program="finetune.py") == 2
