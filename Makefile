@@ -37,9 +37,10 @@ demo: $(READY) ## annotate a few hundred galaxies of the synthetic sky, offline
 
 test: $(READY) ## unit tests, two at a time, and tests on Ray
 	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
-	$(BIN)/python -m pytest tests/ray tests/real
+	$(BIN)/python -m pytest tests/ray tests/real -m "not slow"
 
 chaos: $(READY) ## kill drivers, workers and nodes, break storage, fuzz readers; half an hour and more
+	$(BIN)/python -m pytest tests/ray -m slow -v
 	CHAOS_SEED=$(CHAOS_SEED) $(BIN)/python -m pytest tests/chaos -v -s
 
 lint: $(READY) ## ruff, mypy, import rules

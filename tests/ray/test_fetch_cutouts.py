@@ -46,6 +46,7 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_votes_and_cutouts_become_a_data_set_although_the_program_is_killed(tmp_path, service, monkeypatch):
     monkeypatch.setenv("GALAXRAY_TEST_MARK", str(os.getpid()))
