@@ -21,7 +21,7 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.data.exceptions import ExecutionTimeoutError, SystemException
-from ray.exceptions import RayError
+from ray.exceptions import ActorDiedError, RayError
 
 from galaxray.batches import Batch, num_rows, pack, unpack
 from galaxray.config import RunConfig
@@ -46,8 +46,8 @@ THUMBNAILS = 400
 """Pictures that are kept for the report."""
 
 ACTOR_STARTS = 4
-"""Times that an actor of a stage is started in vain, one after the other, before the run ends: a node may be lost, or a
-process killed, just then. Ray itself starts only those again that had come up."""
+"""Times that an actor of a stage is started in vain, one after the other, before the run ends: a disk or a node may fail
+it just then. Ray itself starts only those again whose process was lost."""
 
 Row = dict[str, np.ndarray]
 """A work unit as Ray Data hands it over: ``unit``, ``retry`` and ``batch``, arrays of length one."""
@@ -151,7 +151,10 @@ def _explain(error: BaseException) -> str:
         error = cause
     if isinstance(error, GalaxrayError):  # it says what is to be said
         return str(error)
-    text = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, ActorDiedError) and "creation task" in lines[0]:  # the last line of its traceback says why
+        return f"a worker could not be started: {lines[-1].strip()}. What is written is kept: the same command goes on"
+    text = lines[0].rstrip(".")
     return f"a worker failed with {type(error).__name__}: {text}. What is written is kept: the same command goes on"
 
 

@@ -34,6 +34,15 @@ def test_the_cause_of_an_error_of_ours_is_not_told_in_its_place():
     assert _explain(error) == "/disk: in words"
 
 
+def test_of_a_worker_that_could_not_be_started_the_reason_is_told():
+    error = ActorDiedError(
+        RayTaskError("__init__", "Traceback (most recent call last):\n  File ...\nWeightsError: w cannot be read", None)
+    )
+    error.__cause__ = SystemException()
+    told = _explain(error)
+    assert told.startswith("a worker could not be started: WeightsError: w cannot be read. What is written")
+
+
 def test_of_a_worker_that_died_it_is_told_that_it_did():
     error = ActorDiedError()
     error.__cause__ = SystemException()  # as Ray Data raises what is no fault of the user's code
