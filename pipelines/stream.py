@@ -46,8 +46,8 @@ THUMBNAILS = 400
 """Pictures that are kept for the report."""
 
 ACTOR_STARTS = 4
-"""Times that an actor of a stage is started in vain, one after the other, before the run ends: a disk or a node may fail
-it just then. Ray itself starts only those again whose process was lost."""
+"""Times that an actor of a stage is started in vain, one after the other, before the run ends: a disk or a node may
+fail it just then. Ray itself starts only those again whose process was lost."""
 
 Row = dict[str, np.ndarray]
 """A work unit as Ray Data hands it over: ``unit``, ``retry`` and ``batch``, arrays of length one."""
